@@ -5,7 +5,8 @@
     │   ├── InvalidParameter            one value is wrong
     │   ├── InvalidCombination          two values exclude each other
     │   ├── MissingDependency           one value needs another
-    │   └── ConfigError                 a setting is unknown or wrong
+    │   ├── ConfigError                 a setting is unknown or wrong
+    │   └── InvalidEventPattern         not a pattern that EventBridge would take; names the path in it
     ├── NotFound                        what was named does not exist
     │   └── VolumeNotFound
     ├── StateError                      it exists, but not in a state that allows this
@@ -16,6 +17,8 @@
     │   ├── BackingMissing              it is not there
     │   └── OutOfSpace                  its file system is full
     ├── NotPermitted                    the operating system said no
+    ├── CatalogError                    the catalog cannot be read or written
+    │   └── CatalogDamaged              its file is no database, or a damaged one
     ├── HeaderError                     the LUKS2 header of a volume
     │   ├── HeaderDamaged               corrupted or tampered with
     │   ├── HeaderUnsupported           sound, but not one that we serve
@@ -90,6 +93,10 @@ class ConfigError(UsageError):
     api_code = "InvalidParameter"
 
 
+class InvalidEventPattern(UsageError):
+    api_code = "InvalidEventPatternException"
+
+
 class NotFound(EbscryptError):
     api_code = "InvalidParameterValue"
     errno = errno.ENOENT
@@ -132,6 +139,14 @@ class OutOfSpace(BackingError):
 class NotPermitted(EbscryptError):
     api_code = "UnauthorizedOperation"
     errno = errno.EACCES
+
+
+class CatalogError(EbscryptError):
+    pass
+
+
+class CatalogDamaged(CatalogError):
+    pass
 
 
 class HeaderError(EbscryptError):
