@@ -1,0 +1,59 @@
+//! The device stack: what a volume is between a request and the backing.
+//!
+//! [`open`] assembles it, and nobody else does. Every layer speaks [`Device`], does one thing and hands the rest on:
+//!
+//! ```text
+//! gate    bounds, read-only, counters, closing        any request
+//! align   read-modify-write of partial sectors        any request
+//! crypt   AES-256-XTS, in place                       whole sectors
+//! file    pread, pwrite, fdatasync, fallocate, lseek  what O_DIRECT wants
+//! ```
+
+mod align;
+mod backing;
+mod buffer;
+mod crypt;
+mod descriptor;
+#[cfg(test)]
+mod faults;
+mod file;
+mod gate;
+mod open;
+mod statistics;
+mod stripes;
+mod turnstile;
+mod types;
+
+pub mod testing;
+
+pub use buffer::{Buffer, SCRATCH, Scratch};
+pub use gate::Volume;
+pub use open::{Options, SetupError, open};
+pub use statistics::{BUCKETS, OperationStatistics};
+pub use types::{Error, Extent, Operation, Result, WriteFlags, ZeroFlags};
+
+/// One operation vocabulary, the same in every layer. Offsets and lengths are bytes of the volume.
+///
+/// Requests may come from several threads at once. No layer allocates on the path of read and write.
+pub trait Device: Send + Sync {
+    /// Bytes of the volume. It may grow while the device is open, never shrink.
+    fn size(&self) -> u64;
+    /// Whether writes are refused.
+    fn read_only(&self) -> bool;
+    /// What offsets and lengths of a request should be multiples of, in bytes, for the stack to do its best. The top
+    /// takes any request; a layer below `align` takes only these.
+    fn alignment(&self) -> u32;
+    /// Fill `buffer` from `offset`.
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+    /// Store `buffer` at `offset`. The buffer belongs to the stack until it returns and is turned in place: what is in
+    /// it afterwards is unspecified.
+    fn write(&self, buffer: &mut [u8], offset: u64, flags: WriteFlags) -> Result<()>;
+    /// Make every write that completed before this call durable, whichever thread made it.
+    fn flush(&self) -> Result<()>;
+    /// Forget a range. Whole sectors of it read as zeros afterwards where the backing can punch holes.
+    fn discard(&self, offset: u64, length: u64, flags: WriteFlags) -> Result<()>;
+    /// Let a range read as zeros.
+    fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<()>;
+    /// The states of a range in order, covering it without a gap; `each` returns false to stop early.
+    fn extents(&self, offset: u64, length: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()>;
+}

@@ -1,0 +1,117 @@
+//! The one function that assembles a stack.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use ebscrypt_secret::{SecretMemory, XtsCipher};
+
+use crate::align::Align;
+use crate::backing::Backing;
+use crate::crypt::Crypt;
+use crate::descriptor::Descriptor;
+use crate::file::File;
+use crate::gate::{Volume, check_room, check_size};
+use crate::{Device, Error};
+
+/// What a volume is to be.
+pub struct Options<'a> {
+    /// Bytes of the volume.
+    pub size: u64,
+    /// Where the volume begins in the backing.
+    pub data_offset: u64,
+    /// Bytes of a cipher sector, 512 or 4096; ignored without a key.
+    pub sector_size: u32,
+    /// Encrypts; without it the bytes are stored as they are. Not needed any more once the volume is open.
+    pub key: Option<&'a SecretMemory>,
+    /// Refuse everything that changes the volume.
+    pub read_only: bool,
+    /// Give discarded space back to the file system; otherwise discard does nothing.
+    pub discard: bool,
+}
+
+/// Why a volume cannot be opened or grown so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetupError {
+    /// An argument makes no sense.
+    Argument(String),
+    /// The machine refuses: errno, and what was tried.
+    System(i32, String),
+}
+
+impl SetupError {
+    pub(crate) fn system(errno: i32, message: &str) -> SetupError {
+        SetupError::System(errno, message.to_owned())
+    }
+
+    fn from_io(error: io::Error, what: &str) -> SetupError {
+        SetupError::System(Error::from(error).0, what.to_owned())
+    }
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetupError::Argument(message) => write!(formatter, "{message}"),
+            SetupError::System(errno, message) => write!(formatter, "{message}: {}", Error(*errno)),
+        }
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+/// Open a volume over a duplicate of `fd`, a regular file or block device. Whether it was opened with O_DIRECT is
+/// noticed and honoured.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn open(fd: BorrowedFd<'_>, options: &Options<'_>) -> Result<Volume, SetupError> {
+    let descriptor = Descriptor::new(fd, options.read_only).map_err(|error| {
+        let wanted = if options.read_only { "for reading" } else { "for reading and writing, without O_APPEND" };
+        SetupError::from_io(error, &format!("the backing must be a regular file or block device, open {wanted}"))
+    })?;
+    assemble(descriptor, options)
+}
+
+/// Gate, align, crypt, file: each only where it has something to do.
+pub(crate) fn assemble<B: Backing + 'static>(backing: B, options: &Options<'_>) -> Result<Volume, SetupError> {
+    let demands = backing.demands();
+    let sector_size = options.sector_size;
+    let unit = match options.key {
+        None => demands.offset,
+        Some(_) if matches!(sector_size, 512 | 4096) => demands.offset.max(sector_size),
+        Some(_) => return Err(SetupError::Argument(format!("sector size {sector_size} is not one of 512 and 4096"))),
+    };
+    check_size(options.size, unit)?;
+    if options.data_offset % u64::from(unit) != 0 {
+        let offset = options.data_offset;
+        return Err(SetupError::Argument(format!("data offset {offset} is not a multiple of {unit}")));
+    }
+    let length = backing.length().map_err(|error| SetupError::from_io(error, "the size of the backing"))?;
+    check_room(options.size, length.saturating_sub(options.data_offset))?;
+
+    let cipher = options.key.map(cipher).transpose()?.map(Arc::new);
+    let file = File::new(backing, options.data_offset, unit, options.read_only, options.discard);
+    let mut top: Box<dyn Device> = Box::new(file);
+    if let Some(cipher) = &cipher {
+        top = Box::new(Crypt::new(top, Arc::clone(cipher), sector_size as usize, options.discard));
+    }
+    if unit > 1 || demands.memory > 1 {
+        top = Box::new(Align::new(top, demands.memory));
+    }
+    Ok(Volume::new(top, cipher, options.size))
+}
+
+fn cipher(key: &SecretMemory) -> Result<XtsCipher, SetupError> {
+    XtsCipher::new(key).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            let wanted = ebscrypt_secret::KEY_SIZE;
+            SetupError::Argument(format!("the key is not {wanted} bytes whose two halves differ"))
+        }
+        _ => SetupError::from_io(error, "secret memory for the round keys"),
+    })
+}
+
+#[cfg(test)]
+mod tests;
