@@ -65,12 +65,19 @@ class AttachSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: str = "ebscrypt"
 
 
+class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``keep``: events that the catalog keeps, besides those that an enabled rule has not looked at yet."""
+
+    keep: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All sections together, as `load` makes them."""
 
     paths: PathSettings
     kms: KmsSettings = KmsSettings()
     attach: AttachSettings = AttachSettings()
+    events: EventSettings = EventSettings()
 
     @property
     def catalog_path(self) -> Path:
@@ -81,6 +88,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.state) / "volumes"
 
     @property
+    def events_dir(self) -> Path:
+        """Where events wait for their targets: lock, log and dead letters of the deliverer."""
+        return Path(self.paths.state) / "events"
+
+    @property
     def kms_dir(self) -> Path:
         return Path(self.paths.state) / "kms"
 
@@ -89,7 +101,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.runtime) / volume_id
 
 
-_SECTIONS: Final = {"paths": PathSettings, "kms": KmsSettings, "attach": AttachSettings}
+_SECTIONS: Final = {"paths": PathSettings, "kms": KmsSettings, "attach": AttachSettings, "events": EventSettings}
 _SHORT: Final = {
     "EBSCRYPT_STATE_DIR": ("paths", "state"),
     "EBSCRYPT_RUNTIME_DIR": ("paths", "runtime"),

@@ -8,7 +8,8 @@
     │   ├── ConfigError                 a setting is unknown or wrong
     │   └── InvalidEventPattern         not a pattern that EventBridge would take; names the path in it
     ├── NotFound                        what was named does not exist
-    │   └── VolumeNotFound
+    │   ├── VolumeNotFound
+    │   └── RuleNotFound                a rule of events
     ├── StateError                      it exists, but not in a state that allows this
     │   └── VolumeInUse                 attached, mounted or open; says by whom
     ├── BackingError                    the file or block device under a volume
@@ -104,6 +105,10 @@ class NotFound(EbscryptError):
 
 class VolumeNotFound(NotFound):
     api_code = "InvalidVolume.NotFound"
+
+
+class RuleNotFound(NotFound):
+    api_code = "ResourceNotFoundException"
 
 
 class StateError(EbscryptError):

@@ -118,8 +118,9 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What control asks of a volume's daemon: written as ``spec.json`` before the daemon starts.
 
-    ``size`` is what the catalog has, in bytes; for an encrypted volume the header must agree. ``nbd_index`` asks to
-    take up an existing /dev/nbdN again after a crash.
+    ``size`` (bytes) and ``kms_key_arn`` are what the catalog has, and the header must agree: who can write to the
+    backing must not choose the key. None where there is no catalog to ask. ``nbd_index`` asks to take up an existing
+    /dev/nbdN again after a crash.
     """
 
     volume_id: str
@@ -127,6 +128,7 @@ class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     backing_kind: BackingKind
     encrypted: bool
     size: int
+    kms_key_arn: str | None = None
     export: ExportKind = ExportKind.AUTO
     read_only: bool = False
     cache: CacheMode = CacheMode.WRITEBACK

@@ -28,14 +28,16 @@ _PAUSE: Final = 0.02
 def header_lock(fd: int) -> Iterator[None]:
     """Hold the exclusive lock for the header on ``fd``. Raises `BackingInUse` after `PATIENCE` seconds.
 
-    On a regular file the lock belongs to the open file description and stays until that is closed: its owner may
-    have taken it long before, to keep others from the volume, and must not lose it here. On a block device it ends
-    with the block; `NotPermitted` is raised where the lock's directory cannot be written.
+    It ends with the block. On a regular file it belongs to the open file description: do not nest. `NotPermitted` is
+    raised where the lock's directory for a block device cannot be written.
     """
     status = os.fstat(fd)
     if not stat.S_ISBLK(status.st_mode):
         _take(fd)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
         return
     path = DIRECTORY / f"L_{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     lock = _take_path(path)

@@ -28,11 +28,11 @@ def regular_file(tmp_path: Path) -> Iterator[int]:
 
 
 def test_the_lock_of_a_file_is_flock_on_the_file(regular_file: int, tmp_path: Path) -> None:
-    """Another description of the same file cannot take it until the descriptor is closed."""
-    with header_lock(regular_file):
-        pass
+    """Another description of the same file cannot take it meanwhile, and can afterwards."""
+    with (tmp_path / "file").open("rb") as other:
+        with header_lock(regular_file), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    with (tmp_path / "file").open("rb") as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 

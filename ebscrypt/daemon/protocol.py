@@ -1,0 +1,39 @@
+"""The words of the control socket: a JSON object a line each way, strictly typed on both sides.
+
+    → {"op": "grow", "parameters": {"size": 21474836480}}
+    ← {"result": {"size": 21474836480}}
+    → {"op": "shutdown"}
+    ← {"error": {"Error": "VolumeInUse", "Message": "…", …}}
+
+Operations:
+
+    status                  {"attachment": Attachment, "connections": n, "state": "serving" | "ended" | "stopping"}
+    statistics              {"read": {"operations": n, "bytes": n, "errors": n, "latency": [40 counts]}, "write": …}
+    flush                   {} when everything acknowledged so far is durable
+    grow {size}             {"size": bytes} when the header has it and the device ends there
+    shutdown {force}        {} when all is durable and the keys are wiped; the process ends right after. Without force
+                            it is refused (VolumeInUse) while a client is connected or the file is open
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+MAX_REQUEST: Final = 4096
+"""Bytes of a request line: the longest one that makes sense has under a hundred."""
+MAX_ANSWER: Final = 1 << 20
+"""Bytes of an answer line: a few kilobytes in practice, bounded all the same."""
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    op: str
+    parameters: dict[str, Any] = {}
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Exactly one of the two is set; an empty result is an empty object."""
+
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None

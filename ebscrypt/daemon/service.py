@@ -1,0 +1,170 @@
+"""A volume being served: what the control socket can ask of it, and how it ends.
+
+Whatever may wait for the backing runs in a thread, so that `status` is answered even while the backing hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from ebscrypt.core import OperationStatistics
+from ebscrypt.daemon.exports.base import Export
+from ebscrypt.daemon.volume import OpenVolume
+from ebscrypt.errors import DaemonError, InvalidParameter, StateError, VolumeInUse
+from ebscrypt.model import Attachment
+
+STOP_TIMEOUT: Final = 20.0
+"""Seconds that requests under way may take to finish when the daemon is told to stop."""
+_WATCH: Final = 2.0
+"""Seconds between two looks at a device's connection."""
+_LEAVING: Final = 1.0
+"""Seconds for the last client to be gone."""
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """The open volume, its export and its attachment record, under the operations of protocol.py."""
+
+    def __init__(self, volume: OpenVolume, export: Export, attachment: Attachment) -> None:
+        self._volume = volume
+        self._export = export
+        self.attachment = attachment
+        self._changing = trio.Lock()
+        self._stopping = False
+        self.stopped = False
+        self.clean = False
+        """Whether, once stopped, everything acknowledged is durable."""
+
+    @property
+    def operations(self) -> dict[str, Any]:
+        return {
+            "status": self.status,
+            "statistics": self.statistics,
+            "flush": self.flush,
+            "grow": self.grow,
+            "shutdown": self.shutdown,
+        }
+
+    async def status(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        _take(parameters)
+        attachment = msgspec.structs.replace(self.attachment, size=self._volume.device.size)
+        return {"attachment": attachment, "connections": self._export.clients, "state": self._state()}
+
+    async def statistics(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        _take(parameters)
+        self._refuse_when_stopping()
+        return {name: _plain(counters) for name, counters in self._volume.device.statistics().items()}
+
+    async def flush(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        _take(parameters)
+        self._refuse_when_stopping()
+        if not self._volume.spec.read_only:
+            await trio.to_thread.run_sync(self._volume.device.flush)
+        return {}
+
+    async def grow(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        size = _take(parameters, size=int)["size"]
+        async with self._changing:
+            self._refuse_when_stopping()
+            await trio.to_thread.run_sync(self._volume.grow, size)
+            await self._export.resized()
+        _log.info("the volume has %d bytes now", size)
+        return {"size": size}
+
+    async def shutdown(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Refuse while somebody uses the volume, unless forced; else make all durable, wipe, and end the process."""
+        force = _take(parameters, force=bool).get("force", False)
+        async with self._changing:
+            self._refuse_when_stopping()
+            clients = 0 if force else await self._remaining_clients()
+            if clients:
+                raise VolumeInUse(
+                    f"volume {self.attachment.volume_id} has {clients} client{'s' if clients > 1 else ''}",
+                    hint="let them end first, or detach with --force",
+                )
+            await self._stop()
+        return {}
+
+    async def terminate(self) -> None:
+        """End whoever uses the volume: SIGTERM. Raises `DaemonError` as `shutdown` does. Idempotent."""
+        async with self._changing:
+            if not self._stopping:
+                await self._stop()
+
+    async def crash_when_lost(self) -> None:
+        """End like a crash when the kernel has hung up but keeps the device: only a new daemon may reconnect it.
+
+        That takes privileges which this one has given up. The kernel hangs up when a request took longer than the I/O
+        timeout, say on a backing that hung for a while. Under systemd the next daemon is there at once, finds the key
+        in the descriptor store, and nobody above the device sees an error.
+        """
+        while not self._stopping:
+            await trio.sleep(_WATCH)
+            if not self._export.lost or self._stopping:
+                continue
+            _log.error("the kernel has hung up on %s, and waits for a new daemon", self.attachment.device)
+            with trio.move_on_after(STOP_TIMEOUT), contextlib.suppress(OSError):
+                await trio.to_thread.run_sync(self._volume.device.flush, abandon_on_cancel=True)
+            signal.raise_signal(signal.SIGKILL)
+
+    async def _stop(self) -> None:
+        """Serve no more, flush, wipe the keys; then `stopped` is True, and `clean` says how it went.
+
+        Raises `DaemonError` when the last flush failed: what was acknowledged before it may not be durable.
+        """
+        self._stopping = True
+        try:
+            if not await self._export.stop(STOP_TIMEOUT):
+                _log.warning("requests under way did not finish within %g s and were cut off", STOP_TIMEOUT)
+            await trio.to_thread.run_sync(self._volume.close)
+            self.clean = True
+        except OSError as error:
+            raise DaemonError(
+                f"the last flush of volume {self.attachment.volume_id} failed: {error.strerror}: "
+                "writes since the flush before it may be lost",
+                hint="look at the kernel's log for errors of the backing, and check the file system on the volume",
+            ) from error
+        finally:
+            self.stopped = True
+
+    async def _remaining_clients(self) -> int:
+        """Who is still there: after a device was taken down it takes a moment until its end arrives here."""
+        with trio.move_on_after(_LEAVING):
+            while self._export.clients:  # noqa: ASYNC110 - the core's threads count connections, and wake nobody
+                await trio.sleep(0.01)
+        return self._export.clients
+
+    def _state(self) -> str:
+        if self._stopping:
+            return "stopping"
+        return "ended" if self._export.ended else "serving"
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise StateError(f"volume {self.attachment.volume_id} is being detached")
+
+
+def _take(parameters: dict[str, Any], **known: type) -> dict[str, Any]:
+    """The parameters, if they are the known ones. Raises `InvalidParameter`. ``size`` has no default."""
+    for name, value in parameters.items():
+        if name not in known or type(value) is not known[name]:
+            raise InvalidParameter(f"{name[:40]!r} is not a parameter here, or has a value of another kind")
+    if "size" in known and "size" not in parameters:
+        raise InvalidParameter("the parameter 'size' is missing")
+    return parameters
+
+
+def _plain(counters: OperationStatistics) -> dict[str, Any]:
+    return {
+        "operations": counters.operations,
+        "bytes": counters.bytes,
+        "errors": counters.errors,
+        "latency": list(counters.latency),
+    }

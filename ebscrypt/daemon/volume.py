@@ -1,0 +1,262 @@
+"""From an attachment spec to an open device: backing, header, data key, core.
+
+Everything that serves a volume starts here: the daemon, and the nbdkit plugin.
+
+    backing opened and locked → header read (a bad copy mended) → data key unwrapped by KMS, or taken over from an
+    earlier life of the daemon → checked against the header's digest, or the header sealed with it → core device
+
+Nothing is served before the last step, and whatever fails undoes the ones before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import TracebackType
+from typing import Self
+
+from ebscrypt import luks2
+from ebscrypt.config import Settings
+from ebscrypt.core import Device, SecretMemory
+from ebscrypt.daemon.backing import Backing
+from ebscrypt.errors import BackingError, InvalidParameter, KeyMismatch, NotPermitted, StateError
+from ebscrypt.kms.unwrap import unwrap_key
+from ebscrypt.model import DATA_KEY_SIZE, AttachmentSpec, check_volume_size, format_size
+
+PLAIN_BLOCK_SIZE = 512
+"""Logical block size of a plain volume: what the same bytes have on any disk, so that partition tables stay true."""
+
+
+class OpenVolume:
+    """A volume whose bytes can be read and written by ``device``; made by `open_volume`. A context manager.
+
+    ``block_size`` is the logical block size that every export must show: the header's sector size, as dm-crypt shows
+    it, so that a file system made here can be mounted by stock cryptsetup and by every other export. ``key_memory`` is
+    the kind of memory that held the data key (`SecretMemory.kind`), ``key`` that memory where it was to be kept.
+    """
+
+    def __init__(
+        self, spec: AttachmentSpec, backing: Backing, device: Device, *, data_offset: int, block_size: int
+    ) -> None:
+        self.spec = spec
+        self.backing = backing
+        self.device = device
+        self.data_offset = data_offset
+        self.block_size = block_size
+        self.key: SecretMemory | None = None
+        self.key_memory: str | None = None
+
+    def grow(self, size: int) -> None:
+        """Let the volume end at ``size`` bytes: first the backing, then the header, then the device.
+
+        A crash in between leaves a volume of the old size, or of the new one. The same size again does nothing but
+        finish what was interrupted; where the header has the size already (a block device's can only be written by
+        root, which the daemon no longer is) only the rest is done. Raises `InvalidParameter` for a smaller size or an
+        impossible one, `StateError` when read-only, `OutOfSpace`, `HeaderError`, OSError.
+        """
+        if self.spec.read_only:
+            raise StateError(f"volume {self.spec.volume_id} is attached read-only", hint="detach it first")
+        now = self.device.size
+        if size < now:
+            raise InvalidParameter(
+                f"volume {self.spec.volume_id} has {format_size(now)}: it cannot shrink to {format_size(size)}",
+                hint="make a smaller volume and copy what is in use",
+            )
+        check_volume_size(size, self.block_size)
+        self.backing.extend(self.data_offset + size)
+        if self.spec.encrypted:
+            header = luks2.read_header(self.backing.fd, volume_id=self.spec.volume_id).header
+            if header.segment().size != size:
+                luks2.write_header(self.backing.fd, header.with_segment_size(size))
+        self.device.grow(size)
+
+    def close(self) -> None:
+        """Flush, wipe the keys, close and unlock the backing. Idempotent.
+
+        Raises OSError if the flush failed; the keys are wiped and the backing is unlocked all the same.
+        """
+        try:
+            self.device.close()
+        finally:
+            if self.key is not None:
+                self.key.wipe()
+            self.backing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_volume(
+    spec: AttachmentSpec,
+    settings: Settings,
+    notes: list[str],
+    *,
+    stored_key: SecretMemory | None = None,
+    keep_key: bool = False,
+) -> OpenVolume:
+    """Open the volume of ``spec``. ``notes`` is added to: what was mended, which protection is missing.
+
+    ``stored_key`` is the data key from an earlier life of this attachment; it is checked like any other, taken over,
+    and makes the call to KMS unnecessary. ``keep_key`` keeps the raw key's memory in `OpenVolume.key`; otherwise it is
+    wiped as soon as the core has its round keys. Raises `BackingError`, `NotPermitted`, `HeaderError`, `KmsError`.
+    """
+    with contextlib.ExitStack() as undo:
+        if stored_key is not None:
+            undo.callback(stored_key.wipe)
+        backing = Backing(spec)
+        undo.callback(backing.close)
+        if spec.encrypted:
+            volume = _open_encrypted(spec, backing, settings, notes, undo, stored_key=stored_key, keep_key=keep_key)
+        else:
+            volume = _open_plain(spec, backing)
+        undo.pop_all()
+    return volume
+
+
+def _open_plain(spec: AttachmentSpec, backing: Backing) -> OpenVolume:
+    if backing.size < spec.size:
+        raise BackingError(
+            f"the backing {backing.path} has {backing.size} bytes, but the volume has {spec.size}: it was cut off",
+            hint="bring the whole backing back from a copy; nothing has been changed",
+        )
+    device = Device(backing.data_fd, size=spec.size, read_only=spec.read_only, discard=spec.discard)
+    return OpenVolume(spec, backing, device, data_offset=0, block_size=PLAIN_BLOCK_SIZE)
+
+
+def _open_encrypted(
+    spec: AttachmentSpec,
+    backing: Backing,
+    settings: Settings,
+    notes: list[str],
+    undo: contextlib.ExitStack,
+    *,
+    stored_key: SecretMemory | None,
+    keep_key: bool,
+) -> OpenVolume:
+    header = _read_header(spec, backing, notes)
+    segment = header.segment()
+    size = segment.size_on(backing.size)
+    if size != spec.size:
+        raise StateError(
+            f"the header of volume {spec.volume_id} says {size} bytes, the catalog {spec.size}",
+            hint=f"`ebscrypt check {spec.volume_id}` says which is true and mends the other",
+        )
+    _check_kms_key(spec, header)
+    key = _data_key(header, settings, notes, stored_key)
+    undo.callback(key.wipe)
+    if not header.token().sealed:
+        _seal(spec, backing, header, key, notes)
+    try:
+        device = Device(
+            backing.data_fd,
+            size=size,
+            data_offset=segment.data_offset,
+            sector_size=segment.sector_size,
+            key=key,
+            read_only=spec.read_only,
+            discard=spec.discard,
+        )
+    except ValueError as error:
+        # The digest matched and the header was checked: what is left is a key whose two halves are the same.
+        raise KeyMismatch(f"the data key of volume {spec.volume_id} cannot be one: {error}") from error
+    volume = OpenVolume(spec, backing, device, data_offset=segment.data_offset, block_size=segment.sector_size)
+    volume.key_memory = key.kind
+    if keep_key:
+        volume.key = key
+    else:
+        key.wipe()
+    return volume
+
+
+def _read_header(spec: AttachmentSpec, backing: Backing, notes: list[str]) -> luks2.Header:
+    """The header that counts; a bad copy is written again from it, unless we may not write."""
+    reading = luks2.read_header(backing.fd, volume_id=spec.volume_id)
+    if reading.repair is not None and spec.read_only:
+        notes.append(f"{reading.repair}; it stays as it is, because the volume is attached read-only")
+    elif reading.repair is not None:
+        reading = luks2.repair_header(backing.fd, volume_id=spec.volume_id)
+        notes.append(f"{reading.repair}; it was written again from the good copy")
+    return reading.header
+
+
+def _check_kms_key(spec: AttachmentSpec, header: luks2.Header) -> None:
+    """A header that names another KMS key than the catalog was put there by somebody who chose the key."""
+    named = header.token().kms_key_arn
+    if spec.kms_key_arn is not None and named != spec.kms_key_arn:
+        raise KeyMismatch(
+            f"the header of volume {spec.volume_id} names the KMS key {named}, the catalog {spec.kms_key_arn}: "
+            "it is corrupted or tampered with",
+            hint="bring the header back from a backup: `cryptsetup luksHeaderRestore`",
+        )
+
+
+def _data_key(
+    header: luks2.Header, settings: Settings, notes: list[str], stored_key: SecretMemory | None
+) -> SecretMemory:
+    """The volume's data key in secret memory, proved by the header's digest where there is one."""
+    if stored_key is not None:
+        if header.token().sealed and _matches(stored_key, header):
+            return stored_key
+        notes.append("the data key kept from an earlier start is not this volume's: it was wiped, and KMS asked")
+        stored_key.wipe()
+    key = _secret_memory(notes)
+    try:
+        # The unwrap process lacks what this one lacks: that is said once.
+        notes.extend(note for note in _unwrap(header, settings, key) if note not in notes)
+    except BaseException:
+        key.wipe()
+        raise
+    return key
+
+
+def _unwrap(header: luks2.Header, settings: Settings, key: SecretMemory) -> list[str]:
+    token = header.token()
+    notes = unwrap_key(
+        token.wrapped_key,
+        token.encryption_context,
+        token.kms_key_arn,
+        key,
+        deadline=time.monotonic() + settings.kms.deadline,
+    )
+    if token.sealed and not _matches(key, header):
+        raise KeyMismatch(
+            f"KMS unwrapped a data key that is not that of {token.volume_id}: its header is corrupted or tampered with",
+            hint="bring the header back from a backup: `cryptsetup luksHeaderRestore`",
+        )
+    return notes
+
+
+def _secret_memory(notes: list[str]) -> SecretMemory:
+    try:
+        key = SecretMemory(DATA_KEY_SIZE)
+    except OSError as error:
+        raise NotPermitted(
+            f"no memory can be locked for the data key: {error.strerror}",
+            hint="raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=)",
+        ) from error
+    if key.kind != "memfd_secret":
+        notes.append("the kernel has no memfd_secret: the data key is in locked memory that root can read")
+    if not key.locked:
+        notes.append("the data key's memory is not locked: it may reach swap")
+    return key
+
+
+def _matches(key: SecretMemory, header: luks2.Header) -> bool:
+    digest = header.digest()
+    return key.matches(digest.salt, digest.iterations, digest.hash_name, digest.digest)
+
+
+def _seal(spec: AttachmentSpec, backing: Backing, header: luks2.Header, key: SecretMemory, notes: list[str]) -> None:
+    """Give the header the digest of the key, which creation never saw: from now on a wrong key is known as one."""
+    if spec.read_only:
+        notes.append("the header is not sealed yet: that needs a first attachment that may write")
+        return
+    salt = luks2.new_digest_salt()
+    value = key.digest(salt, luks2.DIGEST_ITERATIONS, luks2.DIGEST_HASH, luks2.DIGEST_SIZE)
+    digest = luks2.Digest(salt=salt, digest=value, iterations=luks2.DIGEST_ITERATIONS, hash_name=luks2.DIGEST_HASH)
+    luks2.write_header(backing.fd, header.with_digest(digest))
