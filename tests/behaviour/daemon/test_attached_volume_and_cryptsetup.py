@@ -34,12 +34,12 @@ def test_cryptsetup_reads_and_changes_the_header_of_an_attached_volume(bench: Be
         "--pbkdf-force-iterations",
         "1000",
     ]
-    for command in (["luksDump", spec.backing], [*add, spec.backing, passphrase]):
-        subprocess.run(["cryptsetup", "-q", *map(str, command)], check=True, capture_output=True, timeout=60)
+    for command in (["luksDump", spec.backing], [*map(str, add), spec.backing, str(passphrase)]):
+        subprocess.run(["cryptsetup", "-q", *command], check=True, capture_output=True, timeout=60)
     daemon.detach()
 
     bench.start(spec).detach()
-    opened = ["cryptsetup", "open", "--test-passphrase", "--key-file", passphrase, spec.backing]
+    opened = ["cryptsetup", "open", "--test-passphrase", "--key-file", str(passphrase), spec.backing]
     assert subprocess.run(opened, check=False, capture_output=True).returncode == 0
 
 

@@ -111,7 +111,12 @@ def test_who_closes_second_finds_it_closed(path: Path, key: SecretMemory) -> Non
     os.close(fd)
     device.pwrite(os.urandom(8 * MIB), 0)
     ended: list[int] = []
-    threads = [threading.Thread(target=lambda: (device.close(), ended.append(1))) for _ in range(4)]
+
+    def close() -> None:
+        device.close()
+        ended.append(1)
+
+    threads = [threading.Thread(target=close) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,0 +1,145 @@
+"""The tables of the catalog. Nothing here knows which database they lie in.
+
+    volumes ──< volume_tags          one row a volume; a deleted volume has none
+    events                           one row an event, in the order of the changes, kept after the volume is gone
+    rules ──< rule_targets           who wants which events; ``cursor`` is the last event that a rule has looked at
+              rule_targets ──< deliveries     one row an event that a target has yet to get; gone when it has it
+    schema_version                   one row: which `schema.MIGRATIONS` have run
+
+A backing belongs to one volume at most. A volume in ``error`` gives up its claim on it, so that its creation can be
+tried again, and never gets it back; hence ``claim`` beside ``backing``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from ebscrypt.model import VolumeState
+
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone. Stored as UTC, because SQLite keeps no zone; a naive time is refused, not guessed."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the same
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+METADATA: Final = MetaData()
+
+SCHEMA_VERSION: Final = Table("schema_version", METADATA, Column("version", Integer, nullable=False))
+
+_STATES = ", ".join(f"'{state.value}'" for state in VolumeState if state is not VolumeState.DELETED)
+
+VOLUMES: Final = Table(
+    "volumes",
+    METADATA,
+    Column("volume_id", String(21), primary_key=True),
+    Column("state", String(16), CheckConstraint(f"state IN ({_STATES})", name="volumes_state"), nullable=False),
+    Column("size", BigInteger, CheckConstraint("size > 0", name="volumes_size"), nullable=False),
+    # The size a resize is on its way to: set first and cleared last, so that an interrupted one can be finished.
+    Column("target_size", BigInteger),
+    Column("backing", Text, nullable=False),
+    Column("claim", Text, unique=True),
+    Column("backing_kind", String(8), nullable=False),
+    Column("backing_owned", Boolean, nullable=False),
+    Column("encrypted", Boolean, nullable=False),
+    Column("sector_size", Integer, nullable=False),
+    Column("kms_key_arn", Text, CheckConstraint("encrypted OR kms_key_arn IS NULL", name="volumes_key")),
+    Column("volume_type", String(16), nullable=False),
+    Column("snapshot_id", String(22)),
+    Column("create_time", UtcDateTime, nullable=False),
+    Column("state_message", Text),
+)
+
+Index("volumes_by_state", VOLUMES.c.state)
+
+VOLUME_TAGS: Final = Table(
+    "volume_tags",
+    METADATA,
+    Column("volume_id", ForeignKey(VOLUMES.c.volume_id, ondelete="CASCADE"), primary_key=True),
+    Column("key", String(127), primary_key=True),
+    Column("value", String(256), nullable=False),
+)
+
+EVENTS: Final = Table(
+    "events",
+    METADATA,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("event_id", String(36), nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+    # Without it SQLite gives a removed row's number to the next one, and a reader's bookmark would skip an event.
+    sqlite_autoincrement=True,
+)
+
+RULES: Final = Table(
+    "rules",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("event_pattern", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("cursor", Integer, nullable=False),
+)
+
+RULE_TARGETS: Final = Table(
+    "rule_targets",
+    METADATA,
+    Column("rule_name", ForeignKey(RULES.c.name, ondelete="CASCADE"), primary_key=True),
+    Column("target_id", String(64), primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+DELIVERIES: Final = Table(
+    "deliveries",
+    METADATA,
+    Column("delivery_id", Integer, primary_key=True, autoincrement=True),
+    Column("rule_name", String(64), nullable=False),
+    Column("target_id", String(64), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    # The event's own row may be the oldest, and removed, while a target is still out of reach.
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Seconds since 1970: when the rule matched, and when to try (again).
+    Column("created", Float, nullable=False),
+    Column("due", Float, nullable=False),
+    UniqueConstraint("rule_name", "target_id", "sequence"),
+    ForeignKeyConstraint(
+        ["rule_name", "target_id"], [RULE_TARGETS.c.rule_name, RULE_TARGETS.c.target_id], ondelete="CASCADE"
+    ),
+    sqlite_autoincrement=True,
+)
+
+Index("deliveries_by_due", DELIVERIES.c.due)

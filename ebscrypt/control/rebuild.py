@@ -1,0 +1,164 @@
+"""`rebuild_catalog`: the catalog from the volumes themselves, should it be lost or damaged, or a backing have moved.
+
+Every encrypted volume says in its header what it is, every plain one in its sidecar. Looked at are the volumes in the
+state directory and the paths that were given (files, devices, or directories of files). A row that is there stays,
+except that a volume found elsewhere than the catalog says is moved there. Tags are in the catalog alone and are lost
+with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from ebscrypt import luks2
+from ebscrypt.control import backing, durable, faultpoints, remains, runtime, sidecar
+from ebscrypt.control.site import Site
+from ebscrypt.errors import BackingError, CatalogDamaged, EbscryptError, VolumeNotFound
+from ebscrypt.model import BackingKind, Volume, VolumeState
+
+
+class Outcome(StrEnum):
+    ADDED = "added"
+    KNOWN = "known"
+    MOVED = "moved"
+    REFUSED = "refused"
+
+
+class Found(msgspec.Struct, frozen=True, rename="pascal"):
+    """What became of one place that was looked at."""
+
+    path: str
+    result: Outcome
+    volume_id: str | None = None
+    message: str | None = None
+
+
+def rebuild_catalog(site: Site, paths: Sequence[str] = ()) -> list[Found]:
+    """Enter every volume that is found and not in the catalog. A damaged catalog is set aside first, never removed."""
+    _set_aside_if_damaged(site)
+    found = []
+    for path in _places(site, paths):
+        try:
+            found.append(_take_in(site, path, _read(site, path)))
+        except EbscryptError as error:
+            found.append(Found(str(path), Outcome.REFUSED, message=error.message))
+        faultpoints.reach("rebuild.entered")
+    return found
+
+
+def _set_aside_if_damaged(site: Site) -> None:
+    path = site.settings.catalog_path
+    try:
+        site.catalog.volumes()
+    except CatalogDamaged as error:
+        site.forget_catalog()
+        aside = f"{path}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        for suffix in ("", "-wal", "-shm"):
+            if Path(f"{path}{suffix}").exists():
+                Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+        durable.sync_directory(path.parent)
+        site.notes.append(f"{error.message}: it was renamed to {aside}")
+
+
+def _places(site: Site, paths: Sequence[str]) -> Iterator[Path]:
+    """Files and devices to look at, each once."""
+    seen = set()
+    for path in [site.settings.volumes_dir, *map(Path, paths)]:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        for place in inside if path.exists() or path != site.settings.volumes_dir else []:
+            name = backing.canonical(str(place))
+            hidden = place.name.startswith(".") or (path.is_dir() and not _may_be(place))
+            if name not in seen and not hidden:
+                seen.add(name)
+                yield Path(name)
+
+
+def _may_be(place: Path) -> bool:
+    """Whether a directory's entry is worth a look: sidecars, and whatever is a file or device but no raw data."""
+    mode = place.lstat().st_mode
+    return (stat.S_ISREG(mode) or stat.S_ISBLK(mode)) and place.suffix != ".raw"
+
+
+def _read(site: Site, path: Path) -> Volume:
+    """The volume at ``path``: a sidecar, or a backing with our header. Raises `EbscryptError` for anything else."""
+    if path.suffix == ".json":
+        with backing.translated(str(path), "read"):
+            volume = sidecar.read_sidecar(path)
+        found = backing.find(volume.backing)
+        if found is None or found.size < volume.size:
+            raise BackingError(f"the backing {volume.backing} of {volume.volume_id} is not there, or too short")
+        # What a sidecar from elsewhere says must never let `delete` remove a file from elsewhere.
+        owned = volume.backing_owned and _is_in_volumes_dir(site, Path(volume.backing))
+        return _with_state(site, msgspec.structs.replace(volume, backing_owned=owned))
+    found = backing.find(str(path))
+    if found is None:
+        raise BackingError(f"{path} is not there")
+    with backing.translated(str(path), "read"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = luks2.read_header(descriptor).header
+            changed = os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+    token, segment = header.token(), header.segment()
+    volume = Volume(
+        volume_id=token.volume_id,
+        state=VolumeState.AVAILABLE,
+        size=segment.size_on(found.size),
+        backing=str(path),
+        backing_kind=found.kind,
+        backing_owned=found.kind is BackingKind.FILE and _is_in_volumes_dir(site, path),
+        encrypted=True,
+        sector_size=segment.sector_size,
+        kms_key_arn=token.kms_key_arn,
+        create_time=datetime.fromtimestamp(int(changed), UTC),
+    )
+    return _with_state(site, volume)
+
+
+def _is_in_volumes_dir(site: Site, path: Path) -> bool:
+    return path.parent == site.settings.volumes_dir.resolve()
+
+
+def _with_state(site: Site, volume: Volume) -> Volume:
+    attached = runtime.attachment_state(site.settings, volume.volume_id)
+    return volume if attached is None else msgspec.structs.replace(volume, state=VolumeState.IN_USE)
+
+
+def _take_in(site: Site, path: Path, volume: Volume) -> Found:
+    try:
+        known = site.catalog.volume(volume.volume_id)
+    except VolumeNotFound:
+        site.catalog.add(volume)
+        return Found(str(path), Outcome.ADDED, volume.volume_id)
+    if known.state is VolumeState.ERROR or backing.same(known.backing, volume.backing):
+        return Found(str(path), Outcome.KNOWN, volume.volume_id)
+    if known.state is not VolumeState.AVAILABLE or _is_at(known):
+        message = f"the catalog has this volume at {known.backing}: this is a copy, or it is in use there"
+        return Found(str(path), Outcome.REFUSED, volume.volume_id, message)
+    site.catalog.correct(
+        volume.volume_id,
+        backing=volume.backing,
+        backing_kind=volume.backing_kind.value,
+        backing_owned=volume.backing_owned,
+    )
+    return Found(str(path), Outcome.MOVED, volume.volume_id, f"it was at {known.backing}")
+
+
+def _is_at(volume: Volume) -> bool:
+    """Whether the volume still is where the catalog says."""
+    try:
+        descriptor = os.open(volume.backing, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not volume.encrypted or remains.carries(descriptor, volume.volume_id)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""`Site`: what one command works on, that is the settings, the catalog and the KMS of one state directory.
+
+The catalog and KMS are opened when they are first needed: SQLAlchemy and boto3 take longer to import than most commands
+take to run.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from ebscrypt.catalog.events import VolumeEvent, volume_event
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ebscrypt.catalog.catalog import Catalog
+    from ebscrypt.config import Settings
+    from ebscrypt.kms.client import KmsClient
+
+
+class Site:
+    """One state directory. ``notes`` collects what the user should know although nothing failed.
+
+    A context manager: leaving it starts the delivery of events, if there are any to deliver, and closes the catalog.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if "catalog" in self.__dict__:
+            from ebscrypt.control.deliveries import start_deliveries  # noqa: PLC0415 - it imports us
+
+            start_deliveries(self)
+        self.forget_catalog()
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        from ebscrypt.catalog.catalog import Catalog  # noqa: PLC0415 - imported when needed
+
+        return Catalog(self.settings.catalog_path, keep_events=self.settings.events.keep)
+
+    def forget_catalog(self) -> None:
+        """Close the catalog, so that the next use opens it anew. For when its file was replaced."""
+        if "catalog" in self.__dict__:
+            self.catalog.close()
+            del self.catalog
+
+    @cached_property
+    def kms(self) -> KmsClient:
+        from ebscrypt.kms.client import KmsClient  # noqa: PLC0415 - imported when needed
+
+        return KmsClient(self.settings)
+
+    def event(
+        self, event: VolumeEvent, result: str, volume_id: str, *, cause: str = "", key_arn: str | None = None
+    ) -> dict[str, Any]:
+        """The record of an event about a volume of this site."""
+        kms = self.settings.kms
+        return volume_event(
+            event,
+            result,
+            volume_id=volume_id,
+            region=kms.region,
+            account=kms.account,
+            cause=cause,
+            key_arn=key_arn,
+        )
