@@ -1,0 +1,241 @@
+"""ebscrypt@.service under a real systemd: start, crash, mount order, stop, reboot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.kernel import volumes
+from tests.kernel.machine import Machine
+
+TESTS = 10
+"""Volumes that the tests of this file need."""
+
+
+@pytest.fixture(scope="module")
+def machine(systemd_machine: Machine) -> Machine:
+    return systemd_machine
+
+
+@pytest.fixture(scope="module")
+def key(machine: Machine) -> str:
+    """A KMS key of our own: AWS's managed key cannot be disabled."""
+    return machine.run("ebscrypt kms create-key")
+
+
+@pytest.fixture(scope="module")
+def unused_volumes(machine: Machine, key: str) -> list[str]:
+    return volumes.create(machine, TESTS, "--kms-key-id", key)
+
+
+@pytest.fixture
+def volume(machine: Machine, unused_volumes: list[str]) -> Iterator[str]:
+    """A volume of its own for each test, detached afterwards whatever happened."""
+    volume = unused_volumes.pop()
+    yield volume
+    machine.attempt(f"umount /mnt /srv/{volume}; sed -i /{volume}/d /etc/fstab; systemctl daemon-reload")
+    machine.attempt(f"rm -f /etc/ebscrypt/config.toml; systemctl stop {unit(volume)}")
+    volumes.clear(machine, volume)
+
+
+@pytest.fixture
+def disable_key(machine: Machine, key: str) -> Iterator[Callable[[], None]]:
+    """Makes KMS refuse the volumes' key, until the end of the test."""
+    switched = []
+
+    def disable() -> None:
+        machine.run(f"ebscrypt kms disable-key {key}")
+        switched.append(True)
+
+    yield disable
+    if switched:
+        machine.run(f"ebscrypt kms enable-key {key}")
+
+
+def unit(volume: str) -> str:
+    return f"ebscrypt@{volume}.service"
+
+
+def link(volume: str) -> str:
+    return f"/dev/disk/by-id/ebscrypt-{volume}"
+
+
+def unit_property(machine: Machine, volume: str, name: str) -> str:
+    return machine.run(f"systemctl show --value --property={name} {unit(volume)}")
+
+
+def add_to_fstab(machine: Machine, volume: str) -> None:
+    """The line that systemd/README.md shows."""
+    machine.run(
+        f"mkdir -p /srv/{volume} && "
+        f"echo '{link(volume)} /srv/{volume} ext4 _netdev,nofail,x-systemd.requires={unit(volume)} 0 2' "
+        f">>/etc/fstab && "
+        f"systemctl daemon-reload"
+    )
+
+
+def make_file_system(machine: Machine, volume: str) -> None:
+    machine.run(f"ebscrypt attach {volume} && mkfs.ext4 -q {link(volume)} && ebscrypt detach {volume}")
+
+
+def is_nothing_left(machine: Machine, volume: str) -> bool:
+    """Whether no process, link or runtime file of the volume is there, and it is available."""
+    machine.run("udevadm settle")
+    return (
+        volumes.processes(machine, volume) == []
+        and machine.attempt(f"ls -d {link(volume)} /run/ebscrypt/{volume}")[0] == 2
+        and volumes.show(machine, volume)["State"] == "available"
+    )
+
+
+def test_start_attaches_and_stop_detaches(machine: Machine, volume: str) -> None:
+    """`systemctl start` returns when the device answers, under its name; `systemctl stop` leaves nothing."""
+    machine.run(f"systemctl start {unit(volume)}")
+    size = machine.run(f"blockdev --getsize64 {link(volume)}")
+    state = volumes.show(machine, volume)["State"]
+    machine.run(f"mkfs.ext4 -q {link(volume)}")
+    machine.run(f"systemctl stop {unit(volume)}")
+
+    assert size == str(volumes.SIZE)
+    assert state == "in-use"
+    assert unit_property(machine, volume, "Result") == "success"
+    assert is_nothing_left(machine, volume)
+
+
+def test_attach_and_detach_work_through_the_unit(machine: Machine, volume: str) -> None:
+    """`ebscrypt attach` starts the volume's unit, and `ebscrypt detach` stops it."""
+    machine.run(f"ebscrypt attach {volume}")
+    attached = unit_property(machine, volume, "ActiveState")
+    machine.run(f"ebscrypt detach {volume}")
+
+    assert attached == "active"
+    assert unit_property(machine, volume, "ActiveState") == "inactive"
+    assert is_nothing_left(machine, volume)
+
+
+def test_killed_daemon_comes_back_without_kms(machine: Machine, volume: str, disable_key: Callable[[], None]) -> None:
+    """After `kill -9` under synced writes systemd starts the daemon again without KMS, and nobody sees an error.
+
+    The KMS key is disabled by then: the data key comes from systemd's descriptor store.
+    """
+    device = machine.run(f"ebscrypt attach {volume}")
+    machine.run(f"mkfs.ext4 -q {device} && mount {device} /mnt")
+    disable_key()
+    first = unit_property(machine, volume, "MainPID")
+    with machine.kernel_log() as log, volumes.under_load(machine, "/mnt/load") as written:
+        machine.run(f"systemctl kill --signal=KILL {unit(volume)}")
+        machine.eventually(f"systemctl is-active {unit(volume)} && systemctl show {unit(volume)} | grep -x NRestarts=1")
+        second = unit_property(machine, volume, "MainPID")
+    machine.run("echo 1 >/proc/sys/vm/drop_caches")
+    machine.run(volumes.verify("/mnt/load", written.blocks))
+    machine.run(f"umount /mnt && e2fsck -fn {device}")
+
+    assert second not in {first, "0"}
+    assert [line for line in log if "error" in line.lower() or "aborted" in line.lower()] == []
+
+
+def test_stopped_service_leaves_no_key_behind(machine: Machine, volume: str, disable_key: Callable[[], None]) -> None:
+    """After a stop the descriptor store is empty: with the KMS key disabled the volume cannot be started again.
+
+    The journal says why, and systemd does not try over and over.
+    """
+    machine.run(f"systemctl start {unit(volume)} && systemctl stop {unit(volume)}")
+    disable_key()
+    status, _ = machine.attempt(f"systemctl start {unit(volume)}")
+    journal = machine.run(f"journalctl --unit {unit(volume)} --output=cat")
+
+    assert status != 0
+    assert "disabled" in journal
+    assert unit_property(machine, volume, "NRestarts") == "0"
+    assert is_nothing_left(machine, volume)
+
+
+def test_attach_tells_what_the_unit_could_not_do(
+    machine: Machine, volume: str, disable_key: Callable[[], None]
+) -> None:
+    """When the daemon under systemd fails, `ebscrypt attach` tells the daemon's own error, not that a unit failed."""
+    disable_key()
+    status, told = machine.attempt(f"ebscrypt attach {volume}")
+
+    assert status == 1
+    assert "disabled" in told
+    assert is_nothing_left(machine, volume)
+
+
+def test_daemon_has_given_up_its_privileges(machine: Machine, volume: str) -> None:
+    """While it serves, the daemon is another user without capabilities, cannot gain any, and is confined by seccomp."""
+    machine.run(f"systemctl start {unit(volume)}")
+    pid = unit_property(machine, volume, "MainPID")
+    status = dict(line.split(":\t", 1) for line in machine.run(f"cat /proc/{pid}/status").splitlines() if ":\t" in line)
+    user = machine.run("id -u ebscrypt")
+
+    assert status["Uid"].split() == [user] * 4
+    assert status["CapEff"] == status["CapPrm"] == status["CapBnd"] == status["CapAmb"] == "0" * 16
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert "VmSwap" not in status or status["VmSwap"].split()[0] == "0"
+
+
+def test_fuse_export_under_the_unit(machine: Machine, volume: str) -> None:
+    """With attach.export = fuse the unit makes a loop device that the whole machine can use, named by udev.
+
+    Stopping leaves neither the loop device nor the FUSE mount.
+    """
+    machine.run("mkdir -p /etc/ebscrypt && printf '[attach]\\nexport = \"fuse\"\\n' >/etc/ebscrypt/config.toml")
+    machine.run(f"systemctl start {unit(volume)} && udevadm settle")
+    device = machine.run(f"readlink -f {link(volume)}")
+    machine.run(f"mkfs.ext4 -q {device} && mount {device} /mnt")
+    written = volumes.write_secret(machine, "/mnt/secret")
+    machine.run(f"umount /mnt && systemctl restart {unit(volume)} && udevadm settle && mount {link(volume)} /mnt")
+    read = volumes.checksum(machine, "/mnt/secret")
+    machine.run(f"umount /mnt && systemctl stop {unit(volume)}")
+
+    assert device.startswith("/dev/loop")
+    assert read == written
+    assert machine.run("losetup --all") == ""
+    assert machine.attempt("grep fuse.ebscrypt /proc/mounts")[0] == 1
+    assert is_nothing_left(machine, volume)
+
+
+def test_mount_brings_the_volume_and_stop_unmounts_first(machine: Machine, volume: str) -> None:
+    """With the fstab line, `mount` attaches the volume by itself; stopping the service unmounts before it detaches."""
+    make_file_system(machine, volume)
+    add_to_fstab(machine, volume)
+    machine.run(f"systemctl start $(systemd-escape --path --suffix=mount /srv/{volume})")
+    machine.run(f"findmnt --source {link(volume)} --target /srv/{volume} && cp /etc/passwd /srv/{volume}")
+    machine.run(f"systemctl stop {unit(volume)}")
+
+    assert machine.attempt(f"findmnt /srv/{volume}")[0] == 1
+    assert unit_property(machine, volume, "Result") == "success"
+    assert is_nothing_left(machine, volume)
+
+
+def test_volume_in_fstab_survives_a_reboot(machine: Machine, volume: str) -> None:
+    """A reboot unmounts the volume cleanly before its daemon ends, and the next boot mounts it again with its data."""
+    make_file_system(machine, volume)
+    add_to_fstab(machine, volume)
+    machine.run(f"systemctl start $(systemd-escape --path --suffix=mount /srv/{volume})")
+    written = volumes.write_secret(machine, f"/srv/{volume}/secret")
+    machine.run(f"head -c 20M /dev/zero >/srv/{volume}/unsynced")
+    machine.reboot("systemctl reboot")
+    machine.eventually(f"findmnt /srv/{volume}")
+
+    assert volumes.checksum(machine, f"/srv/{volume}/secret") == written
+    assert machine.run(f"stat -c %s /srv/{volume}/unsynced") == str(20 << 20)
+    assert "recover" not in machine.run("dmesg | grep 'EXT4-fs (nbd' || true")
+
+
+def test_volume_mounted_by_hand_survives_a_reboot(machine: Machine, volume: str) -> None:
+    """A volume that was mounted by hand, unknown to fstab, is unmounted cleanly at a reboot too."""
+    device = machine.run(f"ebscrypt attach {volume}")
+    machine.run(f"mkfs.ext4 -q {device} && mount {device} /mnt")
+    machine.run("head -c 20M /dev/zero >/mnt/unsynced")
+    machine.reboot("systemctl reboot")
+    device = machine.run(f"ebscrypt attach {volume}")
+    checked = machine.run(f"e2fsck -fn {device}; dumpe2fs -h {device} 2>/dev/null | grep state:")
+    machine.run(f"mount {device} /mnt")
+
+    assert "clean" in checked
+    assert machine.run("stat -c %s /mnt/unsynced") == str(20 << 20)
+    assert "recover" not in machine.run("dmesg | grep 'EXT4-fs (nbd' || true")
