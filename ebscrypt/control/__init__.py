@@ -12,6 +12,5 @@ below them:
     holders      who uses a device or file                                systemd    the daemon's unit where it is
     leftovers    what a dead daemon left in the kernel                    links      /dev/disk/by-id without udev
     locks        one command at a time on a volume                        operation  on a volume that is there
-    durable      files that survive a crash
     faultpoints  where the crash tests strike
 """

@@ -20,7 +20,8 @@ from typing import Final
 
 import msgspec
 
-from ebscrypt.control import durable, holders
+from ebscrypt import durable
+from ebscrypt.control import holders
 from ebscrypt.daemon.backing import claim
 from ebscrypt.errors import (
     BackingError,

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ebscrypt import luks2
+from ebscrypt import durable, luks2
 from ebscrypt.catalog.events import VolumeEvent
-from ebscrypt.control import backing, durable, faultpoints, locks, remains, sidecar
+from ebscrypt.control import backing, faultpoints, locks, remains, sidecar
 from ebscrypt.control.causes import event_cause
 from ebscrypt.control.site import Site
 from ebscrypt.control.tags import check_tags
@@ -192,7 +192,7 @@ class _Creation:
         faultpoints.reach("create.wrapped")
         length = data_offset(encrypted=volume.encrypted) + volume.size
         if self._taken is None:
-            durable.make_private_directory(self._site.settings.volumes_dir)
+            durable.make_directory(self._site.settings.volumes_dir)
             backing.make_file(volume.backing, length, preallocate=self._request.preallocate)
             self._made = True
             faultpoints.reach("create.backing")

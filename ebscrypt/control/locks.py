@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
+from ebscrypt import durable
 from ebscrypt.config import Settings
-from ebscrypt.control import durable
 from ebscrypt.errors import StateError
 
 POLL: Final = 0.02
@@ -51,7 +51,7 @@ def held(
     Raises `StateError` naming the holder when the time is up.
     """
     path = lock_path(settings, volume_id)
-    durable.make_private_directory(path.parent)
+    durable.make_directory(path.parent)
     deadline = time.monotonic() + (settings.attach.start_timeout if timeout is None else timeout)
     while (descriptor := _try(path)) is None:
         holder = _read(path)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from ebscrypt import luks2
-from ebscrypt.control import backing, durable, faultpoints, remains, runtime, sidecar
+from ebscrypt import durable, luks2
+from ebscrypt.control import backing, faultpoints, remains, runtime, sidecar
 from ebscrypt.control.site import Site
 from ebscrypt.errors import BackingError, CatalogDamaged, EbscryptError, VolumeNotFound
 from ebscrypt.model import BackingKind, Volume, VolumeState

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from ebscrypt import luks2
-from ebscrypt.control import backing, durable, faultpoints, sidecar
+from ebscrypt import durable, luks2
+from ebscrypt.control import backing, faultpoints, sidecar
 from ebscrypt.control.site import Site
 from ebscrypt.errors import BackingError, HeaderError
 from ebscrypt.model import MIB, BackingKind, Volume

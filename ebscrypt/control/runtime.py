@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ebscrypt import durable
 from ebscrypt.config import Settings
-from ebscrypt.control import durable, locks
+from ebscrypt.control import locks
 from ebscrypt.daemon.runtime import RuntimeDirectory
 from ebscrypt.errors import EbscryptError, from_record
 from ebscrypt.model import Attachment, AttachmentSpec, AttachmentState
@@ -42,7 +43,7 @@ def write_spec(settings: Settings, spec: AttachmentSpec) -> None:
     place = directory(settings, spec.volume_id)
     place.check_socket_paths()
     place.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    durable.make_private_directory(place.path)
+    durable.make_directory(place.path)
     (place.path / "failure.json").unlink(missing_ok=True)
     durable.write_file(place.path / "spec.json", msgspec.json.encode(spec))
 

@@ -16,9 +16,9 @@ from typing import Final
 
 import msgspec
 
+from ebscrypt import durable
 from ebscrypt.config import Settings
-from ebscrypt.control import durable
-from ebscrypt.errors import HeaderDamaged, HeaderUnsupported
+from ebscrypt.errors import HeaderDamaged, HeaderUnsupported, InvalidParameter
 from ebscrypt.model import BackingKind, Volume, VolumeState, check_volume_id, check_volume_size
 
 VERSION: Final = 1
@@ -55,7 +55,7 @@ def write_sidecar(settings: Settings, volume: Volume) -> None:
         volume_type=volume.volume_type,
         create_time=volume.create_time,
     )
-    durable.make_private_directory(settings.volumes_dir)
+    durable.make_directory(settings.volumes_dir)
     durable.write_file(sidecar_path(settings, volume.volume_id), msgspec.json.encode(record) + b"\n")
 
 
@@ -70,7 +70,7 @@ def read_sidecar(path: Path) -> Volume:
         record = msgspec.json.decode(path.read_bytes(), type=Sidecar)
         check_volume_id(record.volume_id)
         check_volume_size(record.size, record.sector_size)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, InvalidParameter) as error:
         raise HeaderDamaged(f"the sidecar {path} is corrupted or tampered with: {error}") from error
     if record.version != VERSION:
         raise HeaderUnsupported(

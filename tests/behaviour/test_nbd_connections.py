@@ -72,14 +72,14 @@ def drip_until_cut(client: RawClient, *, seconds: float) -> bool:
 
 
 def test_killed_clients_leave_nothing() -> None:
-    """Clients killed with SIGKILL in the middle of a payload free their places, and what they sent is not written."""
+    """Clients killed in the middle of a payload of 256 KiB free their places, and what they sent is not written."""
     script = """
 import socket, sys, time
 from tests.nbd_client import RawClient, CMD_WRITE, FLAG_PAYLOAD_LEN
 sock = socket.socket(socket.AF_UNIX)
 sock.connect(sys.argv[1])
 client = RawClient(sock).negotiate()
-client.send(CMD_WRITE, 0, 1 << 20, flags=FLAG_PAYLOAD_LEN, payload=b"x" * 100_000)
+client.send(CMD_WRITE, 0, 256 << 10, flags=FLAG_PAYLOAD_LEN, payload=b"x" * 100_000)
 print("sent", flush=True)
 time.sleep(60)
 """

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.nbd_volume import DATA_OFFSET, EXPORT, KIB, MIB, SECTOR, ServedVolume, run, served
+from tests.nbd_volume import DATA_OFFSET, EXPORT, KIB, MIB, SECTOR, TIB, ServedVolume, run, served
 
 SIZE = 64 * MIB
 
@@ -72,6 +72,24 @@ def test_map_is_that_of_the_backing(*, encrypted: bool) -> None:
             for extent in json.loads(run("nbdinfo", "--json", "--map", volume.uri))
         ]
         assert found == real_extents(volume.backing_fd)
+
+
+def test_map_of_64_tib() -> None:
+    """The largest volume there is: its map has what was written at its ends and in its middle, and is quick to get."""
+    size = 64 * TIB
+    with served(size) as volume:
+        for offset in (0, size // 2, size - SECTOR):
+            volume.device.pwrite(b"x" * SECTOR, offset)
+        assert run("nbdinfo", "--size", volume.uri).strip() == str(size)
+        extents = json.loads(run("nbdinfo", "--json", "--map", volume.uri))
+    data, hole = 0, 3
+    assert [(extent["length"], extent["type"]) for extent in extents] == [
+        (SECTOR, data),
+        (size // 2 - SECTOR, hole),
+        (SECTOR, data),
+        (size // 2 - 2 * SECTOR, hole),
+        (SECTOR, data),
+    ]
 
 
 def real_extents(fd: int) -> list[tuple[int, int, int]]:

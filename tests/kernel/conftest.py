@@ -23,6 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.kernel)
             item.add_marker(pytest.mark.timeout(_LIMIT))
+            # With -n 2 --dist loadgroup the two machines run side by side, and each is booted once.
+            item.add_marker(pytest.mark.xdist_group(_machine_of(item)))
+
+
+def _machine_of(item: pytest.Item) -> str:
+    names = getattr(item, "fixturenames", ())
+    return next((name for name in names if name.endswith("_machine")), "none")
 
 
 @pytest.fixture(scope="session")

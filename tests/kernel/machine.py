@@ -1,6 +1,7 @@
 """A virtual machine of the kernel lane: Debian's kernel under QEMU, without KVM, network or terminal.
 
 Emulation is the default because it works everywhere, nested machines included; KERNEL_LANE_ACCEL=kvm asks for KVM.
+One processor, since under emulation a second one costs more than it brings, and two guests share the machine's cores.
 The console goes to a file; commands go through the guest's agent. Each machine writes into a layer over the cached
 root that is gone with it.
 """
@@ -156,7 +157,7 @@ def _qemu(root: GuestRoot, program: Path, init: Init, console: Path, socket: Pat
     return [
         # It must not outlive a test run that is killed.
         *("setpriv", "--pdeathsig", "KILL"),
-        *("qemu-system-x86_64", "-machine", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "2G"),
+        *("qemu-system-x86_64", "-machine", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "1", "-m", "2G"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-kernel", str(root.kernel), "-initrd", str(root.initramfs)),
         *("-append", f"console=ttyS0 panic=-1 mitigations=off guest_init={_INIT[init]}"),

@@ -27,9 +27,9 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from ebscrypt import durable
 from ebscrypt.config import Settings
 from ebscrypt.errors import ConfigError, NotPermitted, OutOfSpace
-from ebscrypt.kms.embedded import durable
 
 CREDENTIAL: Final = "ebscrypt-kms-root"
 _FORM: Final = re.compile(rb"ebscrypt-kms-root-1 ([0-9a-f]{64})\n?")
@@ -96,7 +96,7 @@ def _make(path: Path) -> None:
         return
     line = f"ebscrypt-kms-root-1 {secrets.token_hex(32)}\n"
     try:
-        durable.create(path, line.encode(), 0o600)
+        durable.create_file(path, line.encode(), 0o600)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (OutOfSpace if full else NotPermitted)(

@@ -26,9 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ebscrypt import durable
 from ebscrypt.config import Settings
 from ebscrypt.errors import ConfigError, EbscryptError, KmsError, NotPermitted, OutOfSpace
-from ebscrypt.kms.embedded import durable, root_key, schema
+from ebscrypt.kms.embedded import root_key, schema
 from ebscrypt.kms.embedded.readme import README
 from ebscrypt.kms.embedded.root_key import RootKey
 
@@ -180,7 +181,7 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
 
 
 def _check_directory(directory: Path) -> None:
-    durable.make_directory(directory, 0o700)
+    durable.make_directory(directory)
     status = directory.stat()
     if status.st_uid != os.geteuid():
         raise NotPermitted(
@@ -200,10 +201,10 @@ def _make(settings: Settings, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         durable.remove_leftovers(path.parent)
-        durable.create(path.parent / "README", README.encode(), 0o600)
+        durable.create_file(path.parent / "README", README.encode(), 0o600)
         root = root_key.load(settings, create=True)
         # SQLite gives its own files the mode of the database, which therefore has to be there first.
-        durable.create(path, b"", 0o600)
+        durable.create_file(path, b"", 0o600)
         with contextlib.closing(_connect(path, settings.kms.timeout)) as connection:
             if not schema.ready(connection, path):
                 connection.execute("PRAGMA journal_mode = WAL")
