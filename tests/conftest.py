@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from ebscrypt import luks2
 from ebscrypt.model import MIB, encryption_context
 
 VOLUME_ID = "vol-0123456789abcdef0"
+
+# A busy machine is slow now and then: how long an example takes says nothing about whether it is right.
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ _LIMIT = 900
 """Seconds for one test: the first also makes the guest and boots it."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):

@@ -12,6 +12,7 @@ from tests.kernel.machine import Machine
 
 @pytest.fixture(scope="module")
 def machine(plain_machine: Machine) -> Machine:
+    plain_machine.run("modprobe loop")  # cryptsetup makes a loop device over a file, and does not load it
     return plain_machine
 
 

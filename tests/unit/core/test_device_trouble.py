@@ -56,7 +56,7 @@ def test_a_durable_write_without_room_concerns_itself_alone(small_disk: Path, ke
 def test_a_long_zeroing_lets_others_in(key: SecretMemory) -> None:
     """While gigabytes are zeroed the slow way, one byte can be written and sectors elsewhere be read in between."""
     path = Path("/dev/shm") / f"ebscrypt-zeroing-{os.getpid()}"  # noqa: S108 - a tmpfs cannot zero fast
-    size = 2048 * MIB
+    size = 1024 * MIB
     fd = sparse(path, size)
     path.unlink()
     device = Device(fd, size=size, key=key)
@@ -64,7 +64,7 @@ def test_a_long_zeroing_lets_others_in(key: SecretMemory) -> None:
     finished = threading.Event()
 
     def zero() -> None:
-        device.write_zeroes(512 * MIB, size - 512 * MIB, no_hole=True)
+        device.write_zeroes(256 * MIB, size - 256 * MIB, no_hole=True)
         finished.set()
 
     long = threading.Thread(target=zero)

@@ -136,9 +136,9 @@ def test_kms_hangs(wrapped: Wrapped, memory: SecretMemory, scenario: Scenario, m
     started = time.monotonic()
 
     with pytest.raises(errors.KmsUnreachable, match="did not answer in time"):
-        wrapped.into(memory, seconds=6)
+        wrapped.into(memory, seconds=20)
 
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
     assert wrapped.left_behind() == set()
 
 

@@ -102,6 +102,11 @@ impl Outbox {
 
     /// Send everything.
     pub(crate) fn send(&mut self, socket: &Socket) -> io::Result<()> {
+        self.send_by(|pieces| socket.send_vectored(pieces))
+    }
+
+    /// Hand everything to `send`, which takes as much at a time as it likes and says how much that was.
+    fn send_by(&mut self, mut send: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<()> {
         let (mut first, mut taken) = (0, 0);
         while first < self.pieces.len() {
             let mut slices = [IoSlice::new(&[]); PIECES];
@@ -110,7 +115,7 @@ impl Outbox {
                 *slice = IoSlice::new(self.bytes(piece));
             }
             slices[0].advance(taken);
-            taken += socket.send_vectored(&slices[..waiting.len().min(PIECES)])?;
+            taken += send(&slices[..waiting.len().min(PIECES)])?;
             while first < self.pieces.len() && taken >= self.bytes(&self.pieces[first]).len() {
                 taken -= self.bytes(&self.pieces[first]).len();
                 first += 1;
@@ -143,3 +148,6 @@ fn append<T>(heads: &mut Vec<u8>, pieces: &mut Vec<Piece>, write: impl FnOnce(&m
     }
     result
 }
+
+#[cfg(test)]
+mod tests;
