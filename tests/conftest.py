@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,10 @@ VOLUME_ID = "vol-0123456789abcdef0"
 # A busy machine is slow now and then: how long an example takes says nothing about whether it is right.
 hypothesis.settings.register_profile("shared-machine", deadline=None)
 hypothesis.settings.load_profile("shared-machine")
+
+# Started in the background by a shell, this process ignores SIGINT, and every program that a test starts and interrupts
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

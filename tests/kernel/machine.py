@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
@@ -105,11 +105,9 @@ class Machine:
         deadline = time.monotonic() + _BOOT
         while time.monotonic() < deadline:
             self._wait_for_boot()
-            try:
+            with suppress(AgentSilent):  # it is going down
                 if self.run("cat /proc/sys/kernel/random/boot_id") != before:
                     return
-            except AgentSilent:
-                pass
             time.sleep(0.5)
         raise GuestError(f"the guest did not reboot:\n{self.console_tail()}")
 
