@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -35,6 +35,9 @@ class KmsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``deadline`` bounds one operation with all its retries, ``timeout`` one attempt; ``attempts`` counts the first.
     ``root_key`` names the file with the embedded KMS's root key; empty means ``<state>/kms/root.key``, unless systemd
     passes a credential called ``ebscrypt-kms-root``.
+
+    ``grants`` says whether each attachment gets a grant of its own: ``auto`` for the embedded KMS and where ``grantee``
+    is set. ``grantee`` and ``retiring_principal`` are ARNs: who may Decrypt under the grant, and who may end it.
     """
 
     endpoint: str = "embedded"
@@ -45,6 +48,9 @@ class KmsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline: Seconds = 20.0
     attempts: Annotated[int, msgspec.Meta(ge=1, le=20)] = 4
     root_key: str = ""
+    grants: Literal["auto", "always", "never"] = "auto"
+    grantee: str = ""
+    retiring_principal: str = ""
 
 
 class AttachSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +58,8 @@ class AttachSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``io_timeout`` and ``dead_connection_timeout`` (seconds) go to nbd.ko: how long one request may take, and how long
     the kernel keeps requests of a daemon that died before it fails them. ``user`` is whom the daemon becomes after
-    set-up, if that account exists.
+    set-up, if that account exists. ``key_check_interval`` is how often the KMS key of an attached volume is tried,
+    where the volume's ``on_key_unusable`` is not ``ignore``.
     """
 
     export: ExportKind = ExportKind.AUTO
@@ -62,6 +69,7 @@ class AttachSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     io_timeout: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 60
     dead_connection_timeout: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300
     start_timeout: Seconds = 60.0
+    key_check_interval: Seconds = 60.0
     user: str = "ebscrypt"
 
 
@@ -71,6 +79,13 @@ class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
 
 
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much is kept of the record of KMS requests: ``files`` files of up to ``largest_file`` bytes each."""
+
+    largest_file: Annotated[int, msgspec.Meta(ge=4096, le=1 << 40)] = 16 << 20
+    files: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 8
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All sections together, as `load` makes them."""
 
@@ -78,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kms: KmsSettings = KmsSettings()
     attach: AttachSettings = AttachSettings()
     events: EventSettings = EventSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def catalog_path(self) -> Path:
@@ -93,6 +109,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.state) / "events"
 
     @property
+    def audit_dir(self) -> Path:
+        """Where every KMS request leaves its record."""
+        return Path(self.paths.state) / "audit"
+
+    @property
     def kms_dir(self) -> Path:
         return Path(self.paths.state) / "kms"
 
@@ -101,7 +122,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.runtime) / volume_id
 
 
-_SECTIONS: Final = {"paths": PathSettings, "kms": KmsSettings, "attach": AttachSettings, "events": EventSettings}
+_SECTIONS: Final = {
+    "paths": PathSettings,
+    "kms": KmsSettings,
+    "attach": AttachSettings,
+    "events": EventSettings,
+    "audit": AuditSettings,
+}
 _SHORT: Final = {
     "EBSCRYPT_STATE_DIR": ("paths", "state"),
     "EBSCRYPT_RUNTIME_DIR": ("paths", "runtime"),

@@ -174,8 +174,8 @@ class KeyMismatch(HeaderError):
 class KmsError(EbscryptError):
     """KMS refused or did not answer.
 
-    ``kms_code`` is KMS's own ``__type`` where it answered, ``key_arn`` the key concerned where known, ``request_id``
-    what CloudTrail has of the call, ``retryable`` whether the same call may succeed later.
+    ``kms_code`` and ``kms_text`` are KMS's own ``__type`` and message where it answered, ``key_arn`` the key concerned
+    where known, ``request_id`` what CloudTrail has of the call, ``retryable`` whether the same call may succeed later.
     """
 
     api_code = "CustomerKeyHasBeenRevoked"
@@ -188,16 +188,23 @@ class KmsError(EbscryptError):
         *,
         hint: str | None = None,
         kms_code: str | None = None,
+        kms_text: str | None = None,
         key_arn: str | None = None,
         request_id: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.kms_code = kms_code
+        self.kms_text = kms_text
         self.key_arn = key_arn
         self.request_id = request_id
 
     def record(self) -> dict[str, Any]:
-        return super().record() | {"KmsCode": self.kms_code, "KmsKeyId": self.key_arn, "RequestId": self.request_id}
+        return super().record() | {
+            "KmsCode": self.kms_code,
+            "KmsText": self.kms_text,
+            "KmsKeyId": self.key_arn,
+            "RequestId": self.request_id,
+        }
 
 
 class KmsKeyUnusable(KmsError):
@@ -283,6 +290,7 @@ def from_record(record: dict[str, Any]) -> EbscryptError:
             message,
             hint=hint,
             kms_code=record.get("KmsCode"),
+            kms_text=record.get("KmsText"),
             key_arn=record.get("KmsKeyId"),
             request_id=record.get("RequestId"),
         )

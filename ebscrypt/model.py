@@ -83,6 +83,23 @@ class BackingKind(StrEnum):
     BLOCK = "block"
 
 
+class OnKeyUnusable(StrEnum):
+    """What becomes of an attached volume whose KMS key cannot be used any more. ``ignore`` is what EBS does."""
+
+    IGNORE = "ignore"
+    READ_ONLY = "read-only"
+    SUSPEND = "suspend"
+    DETACH = "detach"
+
+
+class Access(StrEnum):
+    """What an attached volume lets its users do now. ``suspended``: requests wait."""
+
+    READ_WRITE = "read-write"
+    READ_ONLY = "read-only"
+    SUSPENDED = "suspended"
+
+
 class AttachmentState(StrEnum):
     """EC2's attachment states that a user can see here, and one of ours: ``lost``, the daemon died."""
 
@@ -96,7 +113,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A volume as the catalog keeps it. ``size`` in bytes; ``kms_key_arn`` always a full key ARN, None when plain.
 
     ``backing_owned`` says that ebscrypt made the file and may remove it; a block device or a file that the user named
-    is never removed.
+    is never removed. ``was_attached`` says that a crash or a reboot ended its last attachment, not `detach`.
     """
 
     volume_id: str
@@ -113,6 +130,8 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     create_time: datetime
     tags: dict[str, str] = {}
     state_message: str | None = None
+    on_key_unusable: OnKeyUnusable = OnKeyUnusable.IGNORE
+    was_attached: bool = False
 
 
 class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -120,7 +139,7 @@ class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     ``size`` (bytes) and ``kms_key_arn`` are what the catalog has, and the header must agree: who can write to the
     backing must not choose the key. None where there is no catalog to ask. ``nbd_index`` asks to take up an existing
-    /dev/nbdN again after a crash.
+    /dev/nbdN again after a crash. ``grant_token`` makes the grant for this attachment effective at once (facts §5.2).
     """
 
     volume_id: str
@@ -134,6 +153,11 @@ class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     cache: CacheMode = CacheMode.WRITEBACK
     discard: bool = True
     nbd_index: int | None = None
+    on_key_unusable: OnKeyUnusable = OnKeyUnusable.IGNORE
+    grant_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"AttachmentSpec({self.volume_id})"
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

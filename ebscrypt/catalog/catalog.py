@@ -18,6 +18,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from ebscrypt.catalog import event_rows
 from ebscrypt.catalog.event_rows import Event
+from ebscrypt.catalog.keys import KeyRows
 from ebscrypt.catalog.rules import RuleRows
 from ebscrypt.catalog.schema import WRITE, open_database
 from ebscrypt.catalog.tables import VOLUME_TAGS, VOLUMES
@@ -53,6 +54,7 @@ class Catalog:
         self._path = path
         self._keep_events = keep_events
         self.rules = RuleRows(self._transaction)
+        self.keys = KeyRows(self._transaction)
         with self._translated():
             self._engine: Engine = open_database(path)
 

@@ -49,10 +49,42 @@ _RULES: Final = (
 )
 
 
+_KEYS: Final = (
+    "ALTER TABLE volumes ADD COLUMN on_key_unusable VARCHAR(16) DEFAULT 'ignore' NOT NULL",
+    "ALTER TABLE volumes ADD COLUMN was_attached BOOLEAN DEFAULT '0' NOT NULL",
+    "ALTER TABLE volumes ADD COLUMN target_kms_key_arn TEXT",
+    """
+    CREATE TABLE encryption_defaults (
+        account VARCHAR(12) NOT NULL,
+        region VARCHAR(32) NOT NULL,
+        enabled BOOLEAN NOT NULL,
+        kms_key_arn TEXT,
+        PRIMARY KEY (account, region)
+    )
+    """,
+    """
+    CREATE TABLE grants (
+        name VARCHAR(256) NOT NULL,
+        volume_id VARCHAR(21) NOT NULL,
+        kms_key_arn TEXT NOT NULL,
+        grant_id VARCHAR(128),
+        create_time DATETIME NOT NULL,
+        PRIMARY KEY (name)
+    )
+    """,
+    "CREATE INDEX ix_grants_volume_id ON grants (volume_id)",
+)
+
+
 def _add_rules(connection: Connection) -> None:
     for statement in _RULES:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {1: _add_rules}
+def _add_keys(connection: Connection) -> None:
+    for statement in _KEYS:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {1: _add_rules, 2: _add_keys}
 """``MIGRATIONS[n]`` makes version ``n + 1`` from version ``n``. A released step is never changed, only followed."""

@@ -4,6 +4,8 @@
     events                           one row an event, in the order of the changes, kept after the volume is gone
     rules ──< rule_targets           who wants which events; ``cursor`` is the last event that a rule has looked at
               rule_targets ──< deliveries     one row an event that a target has yet to get; gone when it has it
+    encryption_defaults              one row for each account and Region that has other than EBS's own defaults
+    grants                           one row a grant that must be retired; written before KMS is asked for it
     schema_version                   one row: which `schema.MIGRATIONS` have run
 
 A backing belongs to one volume at most. A volume in ``error`` gives up its claim on it, so that its creation can be
@@ -82,6 +84,10 @@ VOLUMES: Final = Table(
     Column("snapshot_id", String(22)),
     Column("create_time", UtcDateTime, nullable=False),
     Column("state_message", Text),
+    Column("on_key_unusable", String(16), nullable=False, server_default="ignore"),
+    Column("was_attached", Boolean, nullable=False, server_default="0"),
+    # The KMS key that a rewrap is on its way to: set first and cleared last, like target_size.
+    Column("target_kms_key_arn", Text),
 )
 
 Index("volumes_by_state", VOLUMES.c.state)
@@ -143,3 +149,25 @@ DELIVERIES: Final = Table(
 )
 
 Index("deliveries_by_due", DELIVERIES.c.due)
+
+ENCRYPTION_DEFAULTS: Final = Table(
+    "encryption_defaults",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    # None: the AWS managed key, alias/aws/ebs.
+    Column("kms_key_arn", Text),
+)
+
+GRANTS: Final = Table(
+    "grants",
+    METADATA,
+    # The grant's Name: KMS gives the same grant for the same name, so a crash after the request loses nothing.
+    Column("name", String(256), primary_key=True),
+    # No foreign key: a grant outlives the row of its volume where it could not be retired yet.
+    Column("volume_id", String(21), nullable=False, index=True),
+    Column("kms_key_arn", Text, nullable=False),
+    Column("grant_id", String(128)),
+    Column("create_time", UtcDateTime, nullable=False),
+)

@@ -209,6 +209,7 @@ def _refused(response: Any, call: Call) -> Failure:
         f"KMS refused {call.operation}{where}: {(text or _explained(code)).rstrip('.')}",
         hint=hints.for_code(code, kind, text, call),
         kms_code=code or None,
+        kms_text=text or None,
         key_arn=_arn(call.key),
         request_id=metadata.get("RequestId"),
     )
