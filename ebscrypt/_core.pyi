@@ -1,8 +1,8 @@
 """Types of the compiled core (core/crates/py); stubtest keeps this file true to it.
 
 Everything here releases the GIL while it works. Errors are `OSError` with the errno that a block device would give
-(EINVAL out of range, EPERM read-only, ENOSPC, EIO, EOPNOTSUPP, ESHUTDOWN closed), and `ValueError` for arguments that
-make no sense.
+(EINVAL out of range, EPERM read-only, ENOSPC, EIO, EOPNOTSUPP, ESHUTDOWN closed, ENOKEY without its data key), and
+`ValueError` for arguments that make no sense.
 """
 
 from typing import Final, final
@@ -15,6 +15,8 @@ __all__ = [
     "NbdServer",
     "OperationStatistics",
     "SecretMemory",
+    "SnapshotView",
+    "Tracking",
     "__version__",
     "drop_privileges",
     "harden_process",
@@ -83,8 +85,73 @@ class Extent:
     def hole(self) -> bool: ...
 
 @final
+class Tracking:
+    """What a device's change file knows.
+
+    ``base`` is the name of the snapshot since which changes are noted, empty where everything counts as changed;
+    ``changed`` of the volume's ``blocks`` (512 KiB each) have changed since.
+    """
+
+    @property
+    def base(self) -> str: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def changed(self) -> int: ...
+
+@final
+class SnapshotView:
+    """The stored bytes of a volume at the instant at which a snapshot began, in blocks of 512 KiB.
+
+    Stored: ciphertext where the volume is encrypted; neither making nor reading it needs the key. Blocks are numbered
+    from the start of the volume, and the last one may be shorter. Reading never keeps a writer waiting; a write to a
+    block that is not stored yet waits until its old content has been copied to the spool. Trouble with that ends the
+    snapshot (OSError here, from then on), never a write. Dropping the view gives the snapshot up.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of the volume when it began."""
+    @property
+    def base(self) -> str:
+        """The snapshot whose later changes this has; empty where it has the whole volume."""
+    @property
+    def blocks(self) -> int:
+        """Blocks of the volume when it began."""
+    @property
+    def remaining(self) -> int:
+        """Blocks that are still to be stored, holes among them."""
+    @property
+    def copies(self) -> int:
+        """Blocks that were copied to the spool so far."""
+    def next_block(self, index: int = 0) -> int | None:
+        """The first block from ``index`` on that is still to be stored."""
+    def next_data(self, index: int = 0) -> int | None:
+        """The same without the blocks that are known to be holes without reading them."""
+    def read_block(self, index: int) -> bytes:
+        """A block's bytes. OSError: EINVAL unless it is still to be stored, ESHUTDOWN once ended or closed."""
+    def read_block_into(self, buffer: Buffer, index: int) -> bytes | None:
+        """Fill the beginning of ``buffer`` with a block; its SHA-256, or None where all of it is zeros.
+
+        Raises as `read_block`, and ValueError for a buffer that is shorter than the block.
+        """
+    def hash_blocks(self, indexes: list[int]) -> list[bytes | None]:
+        """The SHA-256 of each of these blocks, None for zeros; holes are not even read. Raises as `read_block`."""
+    def done(self, index: int) -> None:
+        """The block is stored: it needs no copy any more and cannot be read again. OSError (EINVAL) if it was done."""
+    def commit(self, name: str) -> None:
+        """End it well: from now on the change file has what changed since it began, and ``name`` is its base.
+
+        OSError: EINVAL for a name that is empty or longer than 128 bytes, and while blocks remain; why the snapshot
+        failed; ESHUTDOWN once it ended or the device was closed; EIO where the volume could not be flushed or the
+        change file not be written: the snapshot is whole, but the next one cannot build on it.
+        """
+    def abort(self) -> None:
+        """Give it up: whatever changed counts as changed since the base before. Idempotent."""
+
+@final
 class Device:
-    """The device stack over one backing: gate, align, crypt, file. Offsets and lengths are bytes of the volume."""
+    """The device stack over one backing: gate, align, crypt, track, file. Offsets and lengths: bytes of the volume."""
 
     def __new__(
         cls,
@@ -96,6 +163,7 @@ class Device:
         key: SecretMemory | None = None,
         read_only: bool = False,
         discard: bool = True,
+        change_file: int | None = None,
     ) -> Device:
         """Open over a duplicate of ``fd`` (regular file or block device; O_DIRECT is noticed and honoured).
 
@@ -103,11 +171,16 @@ class Device:
         secret memory and ``key`` may be wiped afterwards. Without, the bytes are plain and ``sector_size`` ignored.
         ``size`` and ``data_offset`` are multiples of the sector size, and of what O_DIRECT or the block device asks
         (else ValueError). A backing that is shorter than the volume is an OSError (EINVAL).
+
+        With ``change_file``, a regular file of which a duplicate is taken, it notes which blocks change, and snapshots
+        can be made; an empty one is begun. It belongs to one volume and to one device at a time, and every change of
+        the volume must go through a device that has it. ValueError for ``read_only`` and beyond 64 TiB.
         """
     @property
     def size(self) -> int: ...
     @property
-    def read_only(self) -> bool: ...
+    def read_only(self) -> bool:
+        """Whether it was opened read-only, which nothing changes. See `access` for the present."""
     @property
     def encrypted(self) -> bool: ...
     def pread(self, length: int, offset: int) -> bytes: ...
@@ -122,12 +195,56 @@ class Device:
         """The states of a range, in order, covering it exactly."""
     def grow(self, size: int) -> None:
         """Let the volume end at ``size``; the backing must already be that long. Never shrinks (ValueError)."""
+    @property
+    def tracking(self) -> Tracking | None:
+        """What the change file knows; None where there is none. OSError (ESHUTDOWN) once closed."""
+    def begin_snapshot(self, spool: int, *, since: str = "") -> SnapshotView:
+        """Fix this instant: requests that completed before are in, none that comes later, and none under way is torn.
+
+        The view has what changed since ``since`` where that is `Tracking.base`, else the whole volume. ``spool`` is an
+        empty file, of which a duplicate is taken, for the old content of blocks that change before they are stored: it
+        grows to the size of what is in use at worst. Works while suspended, too. OSError: EOPNOTSUPP without a change
+        file, EBUSY while there is another snapshot, ESHUTDOWN once closed, EIO where the change file cannot be written.
+        """
     def statistics(self) -> dict[str, OperationStatistics]:
         """By operation: read, write, flush, discard, write_zeroes, block_status."""
+    @property
+    def access(self) -> str:
+        """What requests may do now: ``read-write``, ``read-only`` or ``suspended`` (`model.Access`)."""
+    def set_access(self, access: str) -> None:
+        """Change what requests may do, and return when none goes on that this would not let in.
+
+        With ``read-only`` whatever would change the volume is EPERM; reads and flushes go on. ``suspended`` is
+        `suspend`; from there the other two go on as `resume` without a key does. Raises OSError: EPERM for
+        ``read-write`` where the device was opened read-only, ENOKEY where the round keys were wiped, ESHUTDOWN once
+        closed, EIO for the flush of a suspension.
+        """
+    def suspend(self, *, wipe: bool = False, flush: bool = True) -> None:
+        """Let new requests wait and those under way finish, flush, and with ``wipe`` wipe the round keys.
+
+        When it returns nothing is under way below the gate. Who waits does so in the thread it came in, until
+        `resume`, or until `abort` or `close` end it with ESHUTDOWN. Asked again it does what was left out. Raises
+        OSError: ESHUTDOWN once closed, be it meanwhile; EIO when the flush failed, and the device is suspended, and
+        wiped, all the same.
+        """
+    def resume(self, key: SecretMemory | None = None) -> None:
+        """End a suspension: the access is what it was before. Idempotent.
+
+        Where the round keys were wiped ``key`` brings them back and may be wiped afterwards: OSError (ENOKEY) without
+        it, OSError (EKEYREJECTED) for any but the key that the device was opened with, ValueError for what cannot be a
+        key or is not needed; the device stays suspended then. OSError (ESHUTDOWN) once closed.
+        """
+    def abort(self) -> None:
+        """Refuse new requests, and those that wait for a suspension to end, with ESHUTDOWN; do not wait for anything.
+
+        Those under way go on, and `close` is still to be called: for who has to end the users of a suspended device
+        before it closes.
+        """
     def close(self) -> None:
         """Refuse new requests, wait for those under way, flush, wipe the round keys, close. Idempotent.
 
-        Raises OSError if the flush failed; the keys are wiped all the same.
+        Requests that wait for a suspension to end fail with ESHUTDOWN. Raises OSError if the flush failed; the keys
+        are wiped all the same.
         """
 
 @final

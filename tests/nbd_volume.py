@@ -66,12 +66,13 @@ def served(
     encrypted: bool = True,
     backing: Path | None = None,
     read_only: bool = False,
+    key: SecretMemory | None = None,
     **options: Any,
 ) -> Iterator[ServedVolume]:
     """Serve a new volume of ``size`` bytes: over ``backing``, or over memory that is as sparse as a file on tmpfs.
 
-    ``options`` go to NbdServer. At the end the server must have stopped without cutting anybody off, and the device
-    must close.
+    An encrypted one has a random key, or ``key`` for who needs it again. ``options`` go to NbdServer. At the end the
+    server must have stopped without cutting anybody off, and the device must close.
     """
     # A path short enough for a Unix socket, whatever pytest calls its own directories.
     folder = Path(tempfile.mkdtemp(prefix="ebscrypt-nbd-", dir="/tmp"))
@@ -82,9 +83,8 @@ def served(
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(os.fspath(folder / "nbd.sock"))
             listener.listen(64)
-            device = Device(
-                fd, size=size, data_offset=DATA_OFFSET, key=random_key() if encrypted else None, read_only=read_only
-            )
+            key = key or random_key() if encrypted else None
+            device = Device(fd, size=size, data_offset=DATA_OFFSET, key=key, read_only=read_only)
             server = NbdServer(device, export_name=EXPORT, **options)
             server.listen(listener.fileno())
         try:

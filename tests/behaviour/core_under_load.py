@@ -89,12 +89,13 @@ def forbid_memfd_secret() -> None:
 
 
 def main() -> None:
-    """Serve the commands hold, go on, requests, close and end."""
+    """Serve the commands hold, go on, requests, suspend (key and round keys wiped), resume, close and end."""
     if sys.argv[5:]:
         forbid_memfd_secret()
     key_fd, path, size, sector_size = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, TIMER, TIMER)
+    spare_fd = os.dup(key_fd)
     key = SecretMemory.adopt(key_fd)
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     device = Device(fd, size=size, sector_size=sector_size, key=key)
@@ -107,6 +108,12 @@ def main() -> None:
                 load.hold()
             case "go on":
                 load.may_run.set()
+            case "suspend":
+                device.suspend(wipe=True)
+                key.wipe()
+            case "resume":
+                key = SecretMemory.adopt(os.dup(spare_fd))
+                device.resume(key)
             case "close":
                 load.stop()
                 device.close()

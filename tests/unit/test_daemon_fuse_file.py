@@ -6,12 +6,16 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyfuse3
 import pytest
 import trio
+import trio.testing
 
+from ebscrypt.core import Device
 from ebscrypt.daemon.exports import fuse_file
 from ebscrypt.daemon.exports.fuse_file import FILE_INODE, TASKS, VolumeFile
 
@@ -23,6 +27,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.size = SIZE
+        self.access = "read-write"
         self.delay = 0.0
         self.failure: Exception | None = None
         self.threads: list[int] = []
@@ -125,6 +130,39 @@ def test_flush_never_blocks_the_loop(disk: Disk) -> None:
     """A flush waits for a disk by nature: it goes to a thread from the first one on."""
     trio.run(volume_file(disk).fsync, 1, True)
     assert disk.threads != [threading.get_ident()]
+
+
+def test_a_suspended_volume_does_not_block_the_loop(tmp_path: Path) -> None:
+    """Requests to a suspended volume wait in threads, and end when it is resumed, or with ESHUTDOWN when aborted."""
+    path = tmp_path / "backing"
+    path.write_bytes(bytes(SIZE))
+    fd = os.open(path, os.O_RDWR)
+    device = Device(fd, size=SIZE)
+    os.close(fd)
+    file = volume_file(device)
+    ends: list[int | bytes | None] = []
+
+    async def read() -> None:
+        try:
+            ends.append(await file.read(1, 0, 4))
+        except pyfuse3.FUSEError as error:
+            ends.append(error.errno)
+
+    async def use(end: Callable[[], None]) -> None:
+        device.suspend()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            before = len(ends)
+            end()
+            assert len(ends) == before
+
+    trio.run(use, device.resume)
+    assert ends == [bytes(4)] * 2
+    trio.run(use, device.abort)
+    assert ends[2:] == [errno.ESHUTDOWN] * 2
+    device.close()
 
 
 def test_read_only_does_not_flush(disk: Disk) -> None:

@@ -24,6 +24,7 @@ import pyfuse3
 import trio
 
 from ebscrypt.core import Device
+from ebscrypt.model import Access
 
 TASKS: Final = 16
 """Requests under way at once; the kernel has 12 by default (max_background). Each holds a buffer of a MiB."""
@@ -136,8 +137,9 @@ class VolumeFile(pyfuse3.Operations):
         try:
             if waits:
                 return await trio.to_thread.run_sync(call, limiter=self._threads)
-            if self._in_threads:
-                self._in_threads -= 1
+            # What waits for a suspension to end must not keep the event loop, which is to end the session meanwhile.
+            if self._in_threads or self._device.access == Access.SUSPENDED:
+                self._in_threads = max(0, self._in_threads - 1)
                 return await trio.to_thread.run_sync(self._timed, call, limiter=self._threads)
             return self._timed(call)
         except OSError as error:

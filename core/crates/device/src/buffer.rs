@@ -57,6 +57,11 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Whether all bytes are zero. The first of data that is not settles it.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|part| part.iter().fold(0, |sum, byte| sum | byte) == 0)
+}
+
 /// Bytes of a [`Scratch`]: long enough that a system call's cost vanishes, short enough to stay in the second-level
 /// cache between copy, cipher and write.
 pub const SCRATCH: usize = 256 * 1024;

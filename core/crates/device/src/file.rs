@@ -219,6 +219,12 @@ impl<B: Backing> Device for File<B> {
         joined.finish();
         Ok(())
     }
+
+    fn first_data(&self, offset: u64, length: u64) -> Result<Option<u64>> {
+        let (start, end) = (self.data_offset + offset, self.data_offset + offset + length);
+        let data = self.data_from(start, end)?.unwrap_or(start);
+        Ok((data < end).then(|| data - self.data_offset))
+    }
 }
 
 impl<B: Backing> File<B> {

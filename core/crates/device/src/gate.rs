@@ -1,15 +1,16 @@
-//! The top of the stack: lets in what is allowed, counts it, and can be closed.
+//! The top of the stack: lets in what is allowed, and counts it. Who changes what is allowed: see `access`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ebscrypt_secret::XtsCipher;
 use parking_lot::Mutex;
 
+use crate::access::{Control, Keyed};
 use crate::open::SetupError;
 use crate::statistics::{OperationStatistics, Statistics};
-use crate::turnstile::Turnstile;
+use crate::track::{self, Track};
+use crate::turnstile::{Turnstile, Visit};
 use crate::{Device, Error, Extent, Operation, Result, WriteFlags, ZeroFlags};
 
 /// Bytes that a discard or write-zeroes changes at once, at least and at most. While it does, it keeps those sectors from
@@ -19,30 +20,59 @@ const WINDOW: (u64, u64) = (64 << 20, 64 << 30);
 /// already takes no time, writing zeros does.
 const WINDOW_TIME: Duration = Duration::from_millis(20);
 
+/// What the gate guards: everything below it.
+pub(crate) struct Below {
+    top: Box<dyn Device>,
+    /// One of the layers, for who makes a snapshot.
+    pub(crate) track: Option<Arc<Track>>,
+}
+
+impl Below {
+    pub(crate) fn new(top: Box<dyn Device>, track: Option<Arc<Track>>) -> Below {
+        Below { top, track }
+    }
+
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.top.flush()
+    }
+}
+
 /// A volume: the whole stack, as everybody above sees it.
 pub struct Volume {
-    below: Turnstile<Box<dyn Device>>,
-    cipher: Option<Arc<XtsCipher>>,
+    pub(crate) below: Turnstile<Below>,
+    pub(crate) keyed: Option<Keyed>,
     size: AtomicU64,
-    read_only: bool,
+    /// Opened read-only: nothing can change that.
+    pub(crate) read_only: bool,
     alignment: u32,
     statistics: Statistics,
-    /// Held while closing: who closes a second time returns when all is closed.
-    closing: Mutex<()>,
+    /// Whether changes are let in; never where it was opened read-only.
+    pub(crate) writable: AtomicBool,
+    /// Whether requests wait, for those who ask; the turnstile is what lets them.
+    pub(crate) suspended: AtomicBool,
+    pub(crate) control: Mutex<Control>,
 }
 
 impl Volume {
-    pub(crate) fn new(below: Box<dyn Device>, cipher: Option<Arc<XtsCipher>>, size: u64) -> Volume {
-        let (read_only, alignment) = (below.read_only(), below.alignment());
-        let (size, statistics) = (AtomicU64::new(size), Statistics::new());
-        let closing = Mutex::new(());
-        Volume { below: Turnstile::new(below), cipher, size, read_only, alignment, statistics, closing }
+    pub(crate) fn new(below: Below, keyed: Option<Keyed>, size: u64) -> Volume {
+        let (read_only, alignment) = (below.top.read_only(), below.top.alignment());
+        Volume {
+            below: Turnstile::new(below),
+            keyed,
+            size: AtomicU64::new(size),
+            read_only,
+            alignment,
+            statistics: Statistics::new(),
+            writable: AtomicBool::new(!read_only),
+            suspended: AtomicBool::new(false),
+            control: Mutex::new(Control::default()),
+        }
     }
 
     /// Whether there is a cipher in the stack.
     #[must_use]
     pub fn encrypted(&self) -> bool {
-        self.cipher.is_some()
+        self.keyed.is_some()
     }
 
     /// One operation's counters.
@@ -56,57 +86,71 @@ impl Volume {
     /// # Errors
     /// When that is smaller than now, not a multiple of the alignment, or more than the backing has.
     pub fn grow(&self, size: u64) -> std::result::Result<(), SetupError> {
-        let below = self.below.enter().ok_or_else(|| SetupError::system(libc::ESHUTDOWN, "the device is closed"))?;
+        // Whether requests wait or not: only the size of the backing is looked at.
+        let below =
+            self.below.enter_aside().ok_or_else(|| SetupError::system(libc::ESHUTDOWN, "the device is closed"))?;
         let now = self.size.load(Ordering::SeqCst);
         if size < now {
             return Err(SetupError::Argument(format!("size {size} is smaller than the volume, {now} bytes")));
         }
         check_size(size, self.alignment)?;
-        check_room(size, below.size())?;
+        check_room(size, below.top.size())?;
+        if below.track.is_some() {
+            track::file::check_size(size)?;
+        }
         // Of two that grow at once, the larger size stays.
         self.size.fetch_max(size, Ordering::SeqCst);
         Ok(())
-    }
-
-    /// Let no request in any more, wait for those under way, flush, wipe the round keys and close the backing. The
-    /// second time it only waits for the first. A long discard or write-zeroes under way is cut off with an error.
-    ///
-    /// # Errors
-    /// When the flush fails; all the rest is done nevertheless. The first call tells.
-    pub fn close(&self) -> Result<()> {
-        let _closing = self.closing.lock();
-        let Some(below) = self.below.close() else { return Ok(()) };
-        let flushed = if self.read_only { Ok(()) } else { below.flush() };
-        if let Some(cipher) = &self.cipher {
-            cipher.wipe();
-        }
-        flushed
     }
 
     /// Pass a request on, and count it with `length` bytes.
     fn pass(&self, operation: Operation, length: u64, request: impl FnOnce(&dyn Device) -> Result<()>) -> Result<()> {
         let below = self.below.enter().ok_or(Error::CLOSED)?;
         let start = Instant::now();
-        let result = request(&**below);
+        let result = request(&*below.top);
         self.statistics.count(operation, result.is_ok().then_some(length), start.elapsed());
         result
     }
 
-    /// Do a long request a window at a time, and stop when the volume is being closed.
-    fn in_windows(&self, offset: u64, length: u64, mut step: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+    /// Pass a request on that changes a long range, a window at a time, and count it. Whoever bars the gate waits for one
+    /// window at most: the others come when it is open again, if that is still allowed then.
+    fn pass_in_windows(
+        &self,
+        operation: Operation,
+        range: (u64, u64),
+        fua: bool,
+        step: impl Fn(&dyn Device, u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        let below = self.below.enter().ok_or(Error::CLOSED)?;
+        let start = Instant::now();
+        let result = self.in_windows(below, range, fua, step);
+        self.statistics.count(operation, result.is_ok().then_some(range.1), start.elapsed());
+        result
+    }
+
+    fn in_windows<'gate>(
+        &'gate self,
+        mut below: Visit<'gate, Below>,
+        (offset, length): (u64, u64),
+        fua: bool,
+        step: impl Fn(&dyn Device, u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        self.check_change(offset, length)?;
         let (mut at, end, mut window) = (offset, offset + length, WINDOW.0);
         while at < end {
-            if self.below.is_closed() {
-                return Err(Error::CLOSED);
+            if self.below.is_barred() {
+                drop(below);
+                below = self.below.enter().ok_or(Error::CLOSED)?;
+                self.check_change(offset, length)?;
             }
             // Windows end at multiples of their smallest size, so that no sector is cut.
             let stop = end.min((at + window) / WINDOW.0 * WINDOW.0);
             let start = Instant::now();
-            step(at, stop - at)?;
+            step(&*below.top, at, stop - at)?;
             window = if start.elapsed() < WINDOW_TIME { window * 2 } else { window / 2 }.clamp(WINDOW.0, WINDOW.1);
             at = stop;
         }
-        Ok(())
+        if fua { below.flush() } else { Ok(()) }
     }
 
     fn check_bounds(&self, offset: u64, length: u64) -> Result<()> {
@@ -117,7 +161,8 @@ impl Volume {
     }
 
     fn check_change(&self, offset: u64, length: u64) -> Result<()> {
-        if self.read_only { Err(Error::READ_ONLY) } else { self.check_bounds(offset, length) }
+        // Asked inside the turnstile: `set_access` either is seen here, or waits for us.
+        if self.writable.load(Ordering::SeqCst) { self.check_bounds(offset, length) } else { Err(Error::READ_ONLY) }
     }
 }
 
@@ -173,21 +218,17 @@ impl Device for Volume {
     }
 
     fn discard(&self, offset: u64, length: u64, flags: WriteFlags) -> Result<()> {
-        self.pass(Operation::Discard, length, |below| {
-            self.check_change(offset, length)?;
-            let lazy = WriteFlags { fua: false };
-            self.in_windows(offset, length, |at, part| below.discard(at, part, lazy))?;
-            if flags.fua { below.flush() } else { Ok(()) }
+        let lazy = WriteFlags { fua: false };
+        self.pass_in_windows(Operation::Discard, (offset, length), flags.fua, |below, at, part| {
+            below.discard(at, part, lazy)
         })
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<()> {
-        self.pass(Operation::WriteZeroes, length, |below| {
-            self.check_change(offset, length)?;
-            // Where it cannot be done fast, the first window says so, and nothing has been changed.
-            let lazy = ZeroFlags { fua: false, ..flags };
-            self.in_windows(offset, length, |at, part| below.write_zeroes(at, part, lazy))?;
-            if flags.fua { below.flush() } else { Ok(()) }
+        // Where it cannot be done fast, the first window says so, and nothing has been changed.
+        let lazy = ZeroFlags { fua: false, ..flags };
+        self.pass_in_windows(Operation::WriteZeroes, (offset, length), flags.fua, |below, at, part| {
+            below.write_zeroes(at, part, lazy)
         })
     }
 

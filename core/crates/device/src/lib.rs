@@ -3,12 +3,14 @@
 //! [`open`] assembles it, and nobody else does. Every layer speaks [`Device`], does one thing and hands the rest on:
 //!
 //! ```text
-//! gate    bounds, read-only, counters, closing        any request
+//! gate    bounds, access, counters, closing           any request
 //! align   read-modify-write of partial sectors        any request
 //! crypt   AES-256-XTS, in place                       whole sectors
+//! track   changed blocks, copies for a snapshot       the same
 //! file    pread, pwrite, fdatasync, fallocate, lseek  what O_DIRECT wants
 //! ```
 
+mod access;
 mod align;
 mod backing;
 mod buffer;
@@ -21,16 +23,20 @@ mod gate;
 mod open;
 mod statistics;
 mod stripes;
+mod track;
 mod turnstile;
 mod types;
+mod view;
 
 pub mod testing;
 
 pub use buffer::{Buffer, SCRATCH, Scratch};
 pub use gate::Volume;
-pub use open::{Options, SetupError, open};
+pub use open::{Options, SetupError, open, open_tracked};
 pub use statistics::{BUCKETS, OperationStatistics};
-pub use types::{Error, Extent, Operation, Result, WriteFlags, ZeroFlags};
+pub use track::BLOCK;
+pub use types::{Access, Error, Extent, Operation, Result, WriteFlags, ZeroFlags};
+pub use view::{BlockDigest, SnapshotView, Tracking};
 
 /// One operation vocabulary, the same in every layer. Offsets and lengths are bytes of the volume.
 ///
@@ -56,4 +62,14 @@ pub trait Device: Send + Sync {
     fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<()>;
     /// The states of a range in order, covering it without a gap; `each` returns false to stop early.
     fn extents(&self, offset: u64, length: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()>;
+    /// Where the first data of a range is; none where all of it is hole. Cheaper than [`Device::extents`] where a layer
+    /// need not look for the end of that data.
+    fn first_data(&self, offset: u64, length: u64) -> Result<Option<u64>> {
+        let mut found = None;
+        self.extents(offset, length, &mut |extent| {
+            found = (!extent.hole).then_some(extent.offset);
+            extent.hole
+        })?;
+        Ok(found)
+    }
 }

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use ebscrypt_secret::{SecretMemory, XtsCipher};
 
+use crate::access::Keyed;
 use crate::align::Align;
 use crate::backing::Backing;
 use crate::crypt::Crypt;
 use crate::descriptor::Descriptor;
 use crate::file::File;
-use crate::gate::{Volume, check_room, check_size};
+use crate::gate::{Below, Volume, check_room, check_size};
+use crate::track::changes::Changes;
+use crate::track::{self, Shared, Track};
 use crate::{Device, Error};
 
 /// What a volume is to be.
@@ -45,8 +48,17 @@ impl SetupError {
         SetupError::System(errno, message.to_owned())
     }
 
-    fn from_io(error: io::Error, what: &str) -> SetupError {
+    pub(crate) fn from_io(error: io::Error, what: &str) -> SetupError {
         SetupError::System(Error::from(error).0, what.to_owned())
+    }
+
+    /// Why a key cannot be expanded.
+    pub(crate) fn from_key(error: io::Error) -> SetupError {
+        if error.raw_os_error() == Some(libc::EINVAL) {
+            let wanted = ebscrypt_secret::KEY_SIZE;
+            return SetupError::Argument(format!("the key is not {wanted} bytes whose two halves differ"));
+        }
+        SetupError::from_io(error, "secret memory for the round keys")
     }
 }
 
@@ -67,15 +79,38 @@ impl std::error::Error for SetupError {}
 /// # Errors
 /// [`SetupError`].
 pub fn open(fd: BorrowedFd<'_>, options: &Options<'_>) -> Result<Volume, SetupError> {
-    let descriptor = Descriptor::new(fd, options.read_only).map_err(|error| {
-        let wanted = if options.read_only { "for reading" } else { "for reading and writing, without O_APPEND" };
-        SetupError::from_io(error, &format!("the backing must be a regular file or block device, open {wanted}"))
-    })?;
-    assemble(descriptor, options)
+    assemble(descriptor(fd, options)?, options)
 }
 
-/// Gate, align, crypt, file: each only where it has something to do.
+/// The same with a change file, which from now on notes what changes, so that snapshots can be made.
+///
+/// # Errors
+/// [`SetupError`], also for what is opened read-only, and for a volume beyond 64 TiB.
+pub fn open_tracked(fd: BorrowedFd<'_>, changes: BorrowedFd<'_>, options: &Options<'_>) -> Result<Volume, SetupError> {
+    if options.read_only {
+        return Err(SetupError::Argument("a change file is of no use to a device that is opened read-only".to_owned()));
+    }
+    let descriptor = descriptor(fd, options)?;
+    assemble_tracked(descriptor, Some(track::file::open(changes, options.size)?), options)
+}
+
+fn descriptor(fd: BorrowedFd<'_>, options: &Options<'_>) -> Result<Descriptor, SetupError> {
+    Descriptor::new(fd, options.read_only).map_err(|error| {
+        let wanted = if options.read_only { "for reading" } else { "for reading and writing, without O_APPEND" };
+        SetupError::from_io(error, &format!("the backing must be a regular file or block device, open {wanted}"))
+    })
+}
+
 pub(crate) fn assemble<B: Backing + 'static>(backing: B, options: &Options<'_>) -> Result<Volume, SetupError> {
+    assemble_tracked(backing, None, options)
+}
+
+/// Gate, align, crypt, track, file: each only where it has something to do.
+pub(crate) fn assemble_tracked<B: Backing + 'static>(
+    backing: B,
+    changes: Option<Changes>,
+    options: &Options<'_>,
+) -> Result<Volume, SetupError> {
     let demands = backing.demands();
     let sector_size = options.sector_size;
     let unit = match options.key {
@@ -91,26 +126,22 @@ pub(crate) fn assemble<B: Backing + 'static>(backing: B, options: &Options<'_>) 
     let length = backing.length().map_err(|error| SetupError::from_io(error, "the size of the backing"))?;
     check_room(options.size, length.saturating_sub(options.data_offset))?;
 
-    let cipher = options.key.map(cipher).transpose()?.map(Arc::new);
+    let cipher = options.key.map(XtsCipher::new).transpose().map_err(SetupError::from_key)?.map(Arc::new);
     let file = File::new(backing, options.data_offset, unit, options.read_only, options.discard);
-    let mut top: Box<dyn Device> = Box::new(file);
+    let (mut top, track): (Box<dyn Device>, _) = match changes {
+        None => (Box::new(file), None),
+        Some(changes) => {
+            let track = Arc::new(Track::new(Box::new(file), changes));
+            (Box::new(Shared(Arc::clone(&track))), Some(track))
+        }
+    };
     if let Some(cipher) = &cipher {
         top = Box::new(Crypt::new(top, Arc::clone(cipher), sector_size as usize, options.discard));
     }
     if unit > 1 || demands.memory > 1 {
         top = Box::new(Align::new(top, demands.memory));
     }
-    Ok(Volume::new(top, cipher, options.size))
-}
-
-fn cipher(key: &SecretMemory) -> Result<XtsCipher, SetupError> {
-    XtsCipher::new(key).map_err(|error| match error.raw_os_error() {
-        Some(libc::EINVAL) => {
-            let wanted = ebscrypt_secret::KEY_SIZE;
-            SetupError::Argument(format!("the key is not {wanted} bytes whose two halves differ"))
-        }
-        _ => SetupError::from_io(error, "secret memory for the round keys"),
-    })
+    Ok(Volume::new(Below::new(top, track), cipher.map(Keyed::new).transpose()?, options.size))
 }
 
 #[cfg(test)]

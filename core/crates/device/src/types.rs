@@ -21,6 +21,8 @@ impl Error {
     pub const UNSUPPORTED: Error = Error(libc::EOPNOTSUPP);
     /// The device was closed.
     pub const CLOSED: Error = Error(libc::ESHUTDOWN);
+    /// The data key was wiped, and not given again.
+    pub const NO_KEY: Error = Error(libc::ENOKEY);
 
     /// The errno that the last system call of this thread left; EIO where it left none.
     #[must_use]
@@ -87,6 +89,32 @@ impl Operation {
             Operation::Discard => "discard",
             Operation::WriteZeroes => "write_zeroes",
             Operation::BlockStatus => "block_status",
+        }
+    }
+}
+
+/// What requests may do to a volume at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    ReadWrite,
+    /// Nothing that changes it: that fails with EPERM. Flushing goes on.
+    ReadOnly,
+    /// Nothing: requests wait until it is over.
+    Suspended,
+}
+
+impl Access {
+    /// Every access.
+    pub const ALL: [Access; 3] = [Access::ReadWrite, Access::ReadOnly, Access::Suspended];
+
+    /// The name that everybody above uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::ReadWrite => "read-write",
+            Access::ReadOnly => "read-only",
+            Access::Suspended => "suspended",
         }
     }
 }

@@ -7,10 +7,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use ebscrypt_device::{Device as _, Operation, Options, SCRATCH, Scratch, Volume, WriteFlags, ZeroFlags};
+use ebscrypt_device::{Access, Device as _, Operation, Options, SCRATCH, Scratch, Volume, WriteFlags, ZeroFlags};
 
 use crate::arguments::{Bytes, Memory, from_device, from_setup, os_error};
 use crate::secret::SecretMemory;
+use crate::snapshot::{SnapshotView, Tracking};
 
 /// One operation's counters since the device was opened.
 #[pyclass(frozen, get_all, module = "ebscrypt._core")]
@@ -29,7 +30,7 @@ struct Extent {
     hole: bool,
 }
 
-/// The device stack over one backing: gate, align, crypt, file. Offsets and lengths are bytes of the volume.
+/// The device stack over one backing: gate, align, crypt, track, file. Offsets and lengths are bytes of the volume.
 #[pyclass(frozen, module = "ebscrypt._core")]
 pub(crate) struct Device {
     volume: Arc<Volume>,
@@ -46,7 +47,7 @@ impl Device {
 #[pymethods]
 impl Device {
     #[new]
-    #[pyo3(signature = (fd, *, size, data_offset=0, sector_size=4096, key=None, read_only=false, discard=true))]
+    #[pyo3(signature = (fd, *, size, data_offset=0, sector_size=4096, key=None, read_only=false, discard=true, change_file=None))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -57,17 +58,23 @@ impl Device {
         key: Option<Bound<'_, SecretMemory>>,
         read_only: bool,
         discard: bool,
+        change_file: Option<RawFd>,
     ) -> PyResult<Device> {
-        if fd < 0 {
+        if fd < 0 || change_file.is_some_and(|fd| fd < 0) {
             return Err(os_error(libc::EBADF));
         }
         let key = key.as_ref().map(Bound::get);
         py.detach(|| {
             // SAFETY: used only to make a duplicate, which fails with EBADF when there is no such descriptor.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let borrow = |fd| unsafe { BorrowedFd::borrow_raw(fd) };
+            let (fd, change_file) = (borrow(fd), change_file.map(borrow));
             let open = |key: Option<&ebscrypt_secret::SecretMemory>| {
                 let options = Options { size, data_offset, sector_size, key, read_only, discard };
-                ebscrypt_device::open(fd, &options).map_err(from_setup)
+                match change_file {
+                    Some(change_file) => ebscrypt_device::open_tracked(fd, change_file, &options),
+                    None => ebscrypt_device::open(fd, &options),
+                }
+                .map_err(from_setup)
             };
             let volume = match key {
                 Some(key) => key.with(|key| open(Some(key)))?,
@@ -155,6 +162,19 @@ impl Device {
         py.detach(|| self.volume.grow(size.0)).map_err(from_setup)
     }
 
+    /// What the change file knows; None where there is none.
+    #[getter]
+    fn tracking(&self, py: Python<'_>) -> PyResult<Option<Tracking>> {
+        let tracking = py.detach(|| self.volume.tracking()).map_err(from_device)?;
+        Ok(tracking.map(Tracking::from))
+    }
+
+    /// Fix this instant for a snapshot.
+    #[pyo3(signature = (spool, *, since=""))]
+    fn begin_snapshot(&self, py: Python<'_>, spool: RawFd, since: &str) -> PyResult<SnapshotView> {
+        SnapshotView::begin(py, &self.volume, spool, since)
+    }
+
     /// By operation: read, write, flush, discard, write_zeroes, block_status.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let statistics = PyDict::new(py);
@@ -165,6 +185,42 @@ impl Device {
             statistics.set_item(operation.name(), OperationStatistics { operations, bytes, errors, latency })?;
         }
         Ok(statistics)
+    }
+
+    /// What requests may do now: `read-write`, `read-only` or `suspended`.
+    #[getter]
+    fn access(&self) -> &'static str {
+        self.volume.access().name()
+    }
+
+    /// Change what requests may do, and return when none goes on that this would not let in.
+    fn set_access(&self, py: Python<'_>, access: &str) -> PyResult<()> {
+        let Some(access) = Access::ALL.into_iter().find(|known| known.name() == access) else {
+            let known = Access::ALL.map(Access::name).join(", ");
+            return Err(PyValueError::new_err(format!("access {access:?} is not one of {known}")));
+        };
+        py.detach(|| self.volume.set_access(access)).map_err(from_device)
+    }
+
+    /// Let new requests wait and those under way finish, flush, and on wish wipe the round keys.
+    #[pyo3(signature = (*, wipe=false, flush=true))]
+    fn suspend(&self, py: Python<'_>, wipe: bool, flush: bool) -> PyResult<()> {
+        py.detach(|| self.volume.suspend(wipe, flush)).map_err(from_device)
+    }
+
+    /// End a suspension; with the key where the round keys were wiped.
+    #[pyo3(signature = (key=None))]
+    fn resume(&self, py: Python<'_>, key: Option<Bound<'_, SecretMemory>>) -> PyResult<()> {
+        let key = key.as_ref().map(Bound::get);
+        py.detach(|| match key {
+            Some(key) => key.with(|key| self.volume.resume(Some(key)).map_err(from_setup)),
+            None => self.volume.resume(None).map_err(from_setup),
+        })
+    }
+
+    /// Refuse new requests, and those that wait for a suspension to end. Those under way go on; `close` is still to come.
+    fn abort(&self, py: Python<'_>) {
+        py.detach(|| self.volume.abort());
     }
 
     /// Refuse new requests, wait for those under way, flush, wipe the round keys, close. Idempotent.

@@ -7,6 +7,7 @@ mod device;
 mod nbd;
 mod process;
 mod secret;
+mod snapshot;
 
 use pyo3::prelude::*;
 
@@ -16,6 +17,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     secret::register(module)?;
     device::register(module)?;
+    snapshot::register(module)?;
     nbd::register(module)?;
     process::register(module)
 }

@@ -38,16 +38,26 @@ impl XtsCipher {
     /// EINVAL unless the key has 64 bytes and its halves differ (IEEE 1619-2018 wants that, NIST SP 800-38E too);
     /// ENOMEM when the arena is full; EAGAIN when RLIMIT_MEMLOCK leaves no room for it.
     pub fn new(key: &SecretMemory) -> io::Result<XtsCipher> {
+        let empty = || UnsafeCell::new(Contexts { encrypt: ptr::null_mut(), decrypt: ptr::null_mut() });
+        let cipher = XtsCipher { contexts: (0..lanes::prepare()?).map(|_| empty()).collect() };
+        cipher.rekey(key)?;
+        Ok(cipher)
+    }
+
+    /// Expand `key` in place of what was there, which after [`XtsCipher::wipe`] is nothing. Where that fails nothing is
+    /// there afterwards. What is being turned meanwhile may be turned by either key.
+    ///
+    /// # Errors
+    /// As [`XtsCipher::new`].
+    pub fn rekey(&self, key: &SecretMemory) -> io::Result<()> {
+        self.wipe();
         let bytes = key.bytes()?;
-        let lanes = lanes::prepare()?;
         arena::prepare()?;
         let halves_equal = || wipe::equal(&bytes[..KEY_SIZE / 2], &bytes[KEY_SIZE / 2..]);
         if bytes.len() != KEY_SIZE || lanes::run(|_| halves_equal())? {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let empty = || UnsafeCell::new(Contexts { encrypt: ptr::null_mut(), decrypt: ptr::null_mut() });
-        let cipher = XtsCipher { contexts: (0..lanes).map(|_| empty()).collect() };
-        for (lane, contexts) in cipher.contexts.iter().enumerate() {
+        for (lane, contexts) in self.contexts.iter().enumerate() {
             let made = lanes::run_on(lane, || {
                 // SAFETY: this lane's lock is held.
                 let contexts = unsafe { &mut *contexts.get() };
@@ -56,11 +66,24 @@ impl XtsCipher {
                 !contexts.encrypt.is_null() && !contexts.decrypt.is_null()
             })?;
             if !made {
-                // What was made so far is freed as `cipher` is dropped.
+                self.wipe();
                 return Err(io::Error::from_raw_os_error(libc::ENOMEM));
             }
         }
-        Ok(cipher)
+        Ok(())
+    }
+
+    /// What this key makes of 32 zero bytes in a sector that no volume has: two keys with the same are the same key, and
+    /// it tells no more of the key than any ciphertext does.
+    ///
+    /// # Errors
+    /// EIO after [`XtsCipher::wipe`].
+    pub fn fingerprint(&self) -> io::Result<[u8; 32]> {
+        let mut sector = [0; 512];
+        self.encrypt(&mut sector, 512, u64::MAX - 511)?;
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(&sector[..32]);
+        Ok(fingerprint)
     }
 
     /// Encrypt whole sectors in place. `offset` is where the first begins, in bytes from the data offset.

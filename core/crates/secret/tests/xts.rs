@@ -121,6 +121,41 @@ fn wiped_cipher_fails() {
     assert_eq!(data, [5; 512]);
 }
 
+/// A wiped cipher works again with a key given anew, its own or another; a key that is none leaves it wiped.
+#[test]
+fn rekeyed_cipher_turns_with_the_new_key() {
+    let (own, other) = (memory_of(&example_key()), memory_of(&(1..65).collect::<Vec<u8>>()));
+    let cipher = XtsCipher::new(&own).unwrap();
+    let turned = |cipher: &XtsCipher| {
+        let mut data = [5; 512];
+        cipher.encrypt(&mut data, 512, 0).map(|()| data)
+    };
+    let (with_own, with_other) = (turned(&cipher).unwrap(), turned(&XtsCipher::new(&other).unwrap()).unwrap());
+    cipher.wipe();
+    cipher.rekey(&other).unwrap();
+    assert_eq!(turned(&cipher).unwrap(), with_other);
+    cipher.rekey(&own).unwrap();
+    assert_eq!(turned(&cipher).unwrap(), with_own);
+    assert_eq!(cipher.rekey(&memory_of(&[1; 64])).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(turned(&cipher).unwrap_err().raw_os_error(), Some(libc::EIO));
+}
+
+/// Fingerprints are equal exactly where keys are, down to the last bit of either half; a wiped cipher has none.
+#[test]
+fn fingerprint_tells_keys_apart() {
+    let fingerprint = |key: &[u8]| XtsCipher::new(&memory_of(key)).unwrap().fingerprint().unwrap();
+    let key = example_key();
+    assert_eq!(fingerprint(&key), fingerprint(&key));
+    for index in [0, 31, 32, 63] {
+        let mut wrong = key.clone();
+        wrong[index] ^= 1;
+        assert_ne!(fingerprint(&wrong), fingerprint(&key));
+    }
+    let cipher = XtsCipher::new(&memory_of(&key)).unwrap();
+    cipher.wipe();
+    assert_eq!(cipher.fingerprint().unwrap_err().raw_os_error(), Some(libc::EIO));
+}
+
 /// A key in the fallback's memory makes the same cipher.
 #[test]
 fn fallback_memory_makes_the_same_cipher() {

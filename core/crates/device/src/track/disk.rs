@@ -1,0 +1,130 @@
+//! A disk for tests, whose cache is lost when the power is cut.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::BLOCK;
+use crate::backing::{Backing, Demands};
+
+pub(crate) const SECTOR: u64 = 512;
+
+pub(crate) type Sector = [u8; SECTOR as usize];
+
+/// Chance, the same in every run.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        // Marsaglia's xorshift.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[derive(Default)]
+struct State {
+    seen: HashMap<u64, Sector>,
+    durable: HashMap<u64, Sector>,
+    pending: Vec<(u64, Sector)>,
+    failing: bool,
+}
+
+/// A disk with a cache: what was written since the last sync outlives a power cut in part, as chance has it.
+pub(crate) struct Disk {
+    pub(crate) size: u64,
+    state: Mutex<State>,
+}
+
+impl Disk {
+    pub(crate) fn new(size: u64) -> Arc<Disk> {
+        Arc::new(Disk { size, state: Mutex::new(State::default()) })
+    }
+
+    pub(crate) fn cut_power(&self, chance: &mut Chance) {
+        let mut state = self.state.lock();
+        for (number, sector) in std::mem::take(&mut state.pending) {
+            if chance.below(2) == 0 {
+                state.durable.insert(number, sector);
+            }
+        }
+        state.seen = state.durable.clone();
+    }
+
+    pub(crate) fn block(&self, block: u64) -> Vec<Sector> {
+        let state = self.state.lock();
+        let first = block * BLOCK / SECTOR;
+        (first..first + BLOCK / SECTOR).map(|number| state.seen.get(&number).copied().unwrap_or([0; 512])).collect()
+    }
+
+    pub(crate) fn fail(&self, failing: bool) {
+        self.state.lock().failing = failing;
+    }
+}
+
+pub(crate) struct Attached(pub(crate) Arc<Disk>);
+
+impl Backing for Attached {
+    fn demands(&self) -> Demands {
+        Demands { offset: 512, memory: 1, fast_zero: true }
+    }
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.size)
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.0.state.lock();
+        assert_eq!(offset % SECTOR, 0);
+        for (number, part) in (offset / SECTOR..).zip(buffer.chunks_mut(512)) {
+            part.copy_from_slice(&state.seen.get(&number).unwrap_or(&[0; 512])[..part.len()]);
+        }
+        Ok(buffer.len())
+    }
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.0.state.lock();
+        if state.failing {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let at = offset + (buffer.len() - rest.len()) as u64;
+            let (number, inside) = (at / SECTOR, (at % SECTOR) as usize);
+            let (part, left) = rest.split_at(rest.len().min(SECTOR as usize - inside));
+            let mut sector = state.seen.get(&number).copied().unwrap_or([0; 512]);
+            sector[inside..inside + part.len()].copy_from_slice(part);
+            state.seen.insert(number, sector);
+            state.pending.push((number, sector));
+            rest = left;
+        }
+        Ok(buffer.len())
+    }
+    fn write_durably_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        let written = self.write_at(buffer, offset)?;
+        self.sync().map(|()| written)
+    }
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        if state.failing {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        for (number, sector) in std::mem::take(&mut state.pending) {
+            state.durable.insert(number, sector);
+        }
+        Ok(())
+    }
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.write_at(&vec![0; length as usize], offset).map(drop)
+    }
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.punch(offset, length)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+    fn next_hole(&self, _offset: u64) -> io::Result<u64> {
+        Ok(self.0.size)
+    }
+}
