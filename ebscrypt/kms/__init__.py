@@ -7,6 +7,9 @@
     results.py         frozen answers, checked before anyone uses them
     names.py           key ids, aliases and their ARNs
     context.py         the encryption context: checked, and in one canonical form
+    principals.py      who may use a key under a grant, and who may end it
+    hints.py           what to do about each refusal
+    audit.py           a record of each request: audit_record.py makes it, audit_file.py keeps it
     unwrap.py          for the daemon: starts the unwrap process                     imports no boto3
     unwrap_process.py  short-lived: Decrypt, fill secret memory, exit
     embedded/          the KMS that needs no account

@@ -2,7 +2,8 @@
 
 A difference is declared as a strict expected failure: the test runs, must fail, and tells when it no longer does.
 AWS takes part when EBSCRYPT_TEST_AWS_KMS=1 says so. It then uses the ordinary credential chain, and leaves keys pending
-deletion behind, which costs a little.
+deletion behind, which costs a little. Tests of what a second principal may do need one, who has no permissions of his
+own in KMS: EBSCRYPT_TEST_AWS_KMS_GRANTEE names his profile. Without it AWS takes no part in those.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +23,17 @@ import pytest
 
 from ebscrypt import config
 from ebscrypt.config import KmsSettings, PathSettings, Settings
+from ebscrypt.errors import KmsError
 from ebscrypt.kms.client import KmsClient
 
 AWS: Final = os.environ.get("EBSCRYPT_TEST_AWS_KMS") == "1"
+AWS_GRANTEE: Final = os.environ.get("EBSCRYPT_TEST_AWS_KMS_GRANTEE", "")
+GRANTEE: Final = "arn:aws:sts::111122223333:assumed-role/aws:ec2-infrastructure/i-0123456789abcdef0"
+"""The second principal, where principals are what we say."""
+GRANTEE_ACCESS_KEY_ID: Final = "AKIAGRANTEE"
+"""What the second principal shows to `serve`."""
+PATIENCE: Final = 300.0
+"""Seconds that AWS may take until a grant's end has reached all of KMS (facts §5.2)."""
 
 MOTO_DIFFERS: Final = {
     "key states": "moto ignores the key's state on use",
@@ -35,6 +45,13 @@ MOTO_DIFFERS: Final = {
     "imported material": "moto creates keys of origin EXTERNAL enabled",
     "pages": "moto ignores Limit of ListKeys",
     "managed key": "moto calls the key behind alias/aws/ebs a customer's",
+    "grants": "moto keeps what it is asked: names are not idempotent, any token or operation is right",
+    "second principal": "moto enforces no grants",
+    "import": "moto implements no operation on imported key material",
+    "rotation": "moto rotates no material, and shows neither period nor next date",
+    "policies": "moto takes any text for a key policy",
+    "tags": "moto takes doubled and reserved tags",
+    "pages of everything": "moto ignores Limit of listings",
 }
 IMPLEMENTATIONS: Final[dict[str, dict[str, str]]] = {"embedded": {}, "http": {}, "moto": MOTO_DIFFERS} | (
     {"aws": {}} if AWS else {}
@@ -43,10 +60,13 @@ IMPLEMENTATIONS: Final[dict[str, dict[str, str]]] = {"embedded": {}, "http": {},
 
 def on_every_kms(*needed: str) -> pytest.MarkDecorator:
     """Run a test on each implementation; ``needed`` are the capabilities that it is about."""
+    without = {"aws"} if "second principal" in needed and not AWS_GRANTEE else set[str]()
     unknown = set(needed) - set(MOTO_DIFFERS)
     assert not unknown, f"no such capability: {unknown}"
     cases = []
     for name, differs in IMPLEMENTATIONS.items():
+        if name in without:
+            continue
         reasons = [differs[capability] for capability in needed if capability in differs]
         marks = [pytest.mark.xfail(reason="; ".join(reasons), strict=True)] if reasons else []
         cases.append(pytest.param(name, id=name, marks=marks))
@@ -59,6 +79,8 @@ class Kms:
 
     name: str
     client: KmsClient
+    grantee: KmsClient
+    """The same KMS, asked by a second principal; who he is on AWS, AWS tells."""
     made: list[str] = field(default_factory=list)
 
     def key(self, **parameters: Any) -> str:
@@ -68,6 +90,37 @@ class Kms:
         ]
         self.made.append(arn)
         return arn
+
+    def refusal(self, operation: str, **parameters: Any) -> str:
+        """The type of the error with which a request must be refused."""
+        with pytest.raises(KmsError) as caught:
+            self.client.call(operation, **parameters)
+        return str(caught.value.kms_code)
+
+    def granted(self, key: str, **more: Any) -> dict[str, Any]:
+        """A grant to Decrypt."""
+        asked = {"GranteePrincipal": self.root_of(key), "Operations": ["Decrypt"]} | more
+        return self.client.call("CreateGrant", KeyId=key, **asked)
+
+    def root_of(self, key: str) -> str:
+        """The root of the account that a key is in: a principal that there is everywhere."""
+        _, partition, _, _, account, _ = key.split(":", 5)
+        return f"arn:{partition}:iam::{account}:root"
+
+    def grantee_arn(self) -> str:
+        """The second principal's ARN."""
+        if self.name != "aws":
+            return GRANTEE
+        import boto3  # noqa: PLC0415 - as everywhere in tests that AWS takes part in
+
+        return str(boto3.Session(profile_name=AWS_GRANTEE).client("sts").get_caller_identity()["Arn"])
+
+    def becomes(self, check: Callable[[], bool]) -> bool:
+        """Whether something is so: at once, or on AWS, which spreads the news of grants, after a while."""
+        deadline = time.monotonic() + (PATIENCE if self.name == "aws" else 0)
+        while not (found := check()) and time.monotonic() < deadline:
+            time.sleep(5)
+        return found
 
     def state(self, key: str) -> str:
         """A key's state."""
@@ -80,6 +133,13 @@ class Kms:
                 self.client.call("ScheduleKeyDeletion", KeyId=arn, PendingWindowInDays=7)
 
 
+def settings_of_the_grantee(state: Path, endpoint: str) -> Settings:
+    """The same, for the second principal: over HTTP it is the profile ``grantee`` that tells who asks."""
+    settings = settings_at(state, endpoint)
+    profile = {"embedded": "", "aws": AWS_GRANTEE}.get(endpoint, "grantee")
+    return msgspec.structs.replace(settings, kms=msgspec.structs.replace(settings.kms, profile=profile))
+
+
 def settings_at(state: Path, endpoint: str) -> Settings:
     """Settings of a KMS at ``endpoint``, with its state in a place of its own."""
     if endpoint == "aws":
@@ -90,11 +150,12 @@ def settings_at(state: Path, endpoint: str) -> Settings:
     )
 
 
-SERVE: Final = """
+SERVE: Final = f"""
 import sys
 from ebscrypt import config
 from ebscrypt.kms.embedded.http import serve
-serve(config.load(), "127.0.0.1", 0, lambda url: print(url, flush=True))
+principals = {{{GRANTEE_ACCESS_KEY_ID!r}: {GRANTEE!r}}}
+serve(config.load(), "127.0.0.1", 0, lambda url: print(url, flush=True), principals=principals)
 """
 MOTO: Final = """
 import sys

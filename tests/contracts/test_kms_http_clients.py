@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from ebscrypt import errors
@@ -26,27 +24,6 @@ from ebscrypt.kms.embedded.http import CONTENT_TYPE, LARGEST_BODY, NOTICE, serve
 from tests.contracts.kms_implementations import SERVE, serving, settings_at
 
 CONTEXT = {"aws:ebs:id": "vol-0123456789abcdef0"}
-OWN_CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "anyone",
-    "AWS_SECRET_ACCESS_KEY": "anything",
-    "AWS_DEFAULT_REGION": "eu-central-1",
-    "AWS_CONFIG_FILE": "/dev/null",
-    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    "AWS_PAGER": "",
-}
-
-
-@pytest.fixture
-def boto(kms_server: str) -> Any:
-    """boto3 as anybody would use it, with its own retries and defaults."""
-    return boto3.client(
-        "kms",
-        endpoint_url=kms_server,
-        region_name="eu-central-1",
-        aws_access_key_id="anyone",
-        aws_secret_access_key="anything",
-        config=Config(proxies={}),
-    )
 
 
 def test_boto3_life_of_a_key(boto: Any) -> None:
@@ -84,30 +61,6 @@ def test_boto3_refusals_carry_a_request_id(boto: Any) -> None:
     assert response["Error"]["Message"].endswith("alias/nobody is not found.")
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 400
     assert len(response["ResponseMetadata"]["RequestId"]) == 36
-
-
-@pytest.fixture
-def aws(kms_server: str, tmp_path: Path) -> Callable[..., Any]:
-    """The aws command, `aws kms …`: its JSON output, or its error text when it fails."""
-
-    def run(*arguments: str, fails: bool = False) -> Any:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        done = subprocess.run(
-            ["aws", "--endpoint-url", kms_server, "--output", "json", "kms", *arguments],
-            env=clean | OWN_CREDENTIALS | {"HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"} | pyenv(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode != 0) is fails, done.stderr
-        return done.stderr if fails else json.loads(done.stdout or "null")
-
-    return run
-
-
-def pyenv() -> dict[str, str]:
-    """Where pyenv provides the aws command, it needs to know its place whatever HOME says."""
-    return {name: value for name, value in os.environ.items() if name.startswith("PYENV_")}
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ files: what is durable then is what a crash leaves. One job a line on stdin, one
     {"words": […], "environ": {…}, "kill_at": 0}  →  {"status": 0, "points": ["create.entered", "pwrite", …]}
     {"words": […], "environ": {…}, "kill_at": 7}  →  {"status": -9, "points": []}
 
+With ``"sql": true`` the moment before each SQL statement of the embedded KMS is a point as well.
+
 Each job runs in a fork of this process, which has imported everything: that is many times faster than a new Python.
 """
 
@@ -14,8 +16,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -23,14 +27,29 @@ import botocore.session
 import sqlalchemy
 
 from ebscrypt.cli.main import main
-from ebscrypt.control import check, create, delete, detach, faultpoints, rebuild, recover, resize
-from ebscrypt.kms.embedded import transport
+from ebscrypt.control import check, create, delete, detach, faultpoints, rebuild, recover, resize, snapshots
+from ebscrypt.kms.embedded import backup, root_change, store, transport
 
-PRELOADED = (boto3, botocore.session, sqlalchemy, check, create, delete, detach, rebuild, recover, resize, transport)
+PRELOADED = (
+    boto3,
+    botocore.session,
+    sqlalchemy,
+    check,
+    create,
+    delete,
+    detach,
+    rebuild,
+    recover,
+    resize,
+    snapshots,
+    transport,
+    backup,
+    root_change,
+)
 CHANGES = ("pwrite", "ftruncate", "truncate", "fsync", "unlink", "rmdir", "replace", "rename", "mkdir", "symlink")
 
 
-def arm(kill_at: int, points: list[str]) -> None:
+def arm(kill_at: int, points: list[str], *, sql: bool = False) -> None:
     """Count points, and end this process at the one of that number (0: never)."""
 
     def strike(name: str) -> None:
@@ -46,9 +65,16 @@ def arm(kill_at: int, points: list[str]) -> None:
 
         return called
 
+    def traced(path: Path, timeout: float, connect: Callable[..., Any] = store._connect) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(path, timeout)
+        connection.set_trace_callback(lambda statement: strike(" ".join(statement.split()[:3])))
+        return connection
+
     faultpoints.reach = strike
     for name in CHANGES:
         setattr(os, name, striking(name, getattr(os, name)))
+    if sql:
+        store._connect = traced
 
 
 def run(job: dict[str, Any], answer: int) -> int:
@@ -57,7 +83,7 @@ def run(job: dict[str, Any], answer: int) -> int:
         del os.environ[name]
     os.environ.update(job["environ"])
     points: list[str] = []
-    arm(job["kill_at"], points)
+    arm(job["kill_at"], points, sql=job.get("sql", False))
     try:
         status = main(job["words"])
     except SystemExit as ending:

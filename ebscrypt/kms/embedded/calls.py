@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import sqlite3
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ebscrypt.errors import InvalidParameter
-from ebscrypt.kms.embedded import faults, rows
+from ebscrypt.kms.embedded import authority, faults, rows
+from ebscrypt.kms.embedded.authority import Asker
 from ebscrypt.kms.embedded.rows import KeyRow, Scope
 from ebscrypt.kms.embedded.states import check_state
 from ebscrypt.kms.embedded.store import Store
-from ebscrypt.kms.names import KeyName, arn, parse_key_name
+from ebscrypt.kms.names import KeyName, arn, parse_key_name, partition_of
 
-_MARKER: Final = b"ebscrypt-1:"
+_MARKER: Final = "ebscrypt-1:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One checked request: its parameters, when it came, for which account and Region, and the store."""
+    """One checked request: its parameters, who asks and when, for which account and Region, and the store.
+
+    ``principal`` is None for the account's root; see authority.py.
+    """
 
     operation: str
     parameters: dict[str, Any]
@@ -28,10 +31,31 @@ class Call:
     scope: Scope
     now: float
     store: Store
+    principal: str | None = None
 
     def arn(self, resource: str) -> str:
         """The ARN of ``key/…`` or ``alias/…`` here."""
         return arn(self.scope.region, self.scope.account, resource)
+
+    @property
+    def root_arn(self) -> str:
+        """The ARN of the account's root."""
+        return f"arn:{partition_of(self.scope.region)}:iam::{self.scope.account}:root"
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks, with the grant tokens of the request."""
+        tokens = tuple(self.parameters.get("GrantTokens", ()))
+        return Asker(scope=self.scope, principal=self.principal, tokens=tokens)
+
+    @property
+    def shown_resource(self) -> str:
+        """What an error names as the thing that the request is about: a key's ARN, or * for none and for aliases."""
+        try:
+            name = parse_key_name(self.parameters.get("KeyId", ""))
+        except InvalidParameter:
+            return "*"
+        return self.arn(f"key/{name.name}") if name.kind == "key" else "*"
 
     def key_name(self, text: str) -> KeyName:
         """The name in ``text``, if it can be one of this account and Region."""
@@ -70,8 +94,19 @@ class Call:
         return found
 
     def check_state(self, key: KeyRow) -> None:
-        """Raise the fault that the key's state has for this operation."""
-        check_state(self.operation, key.state, key.arn)
+        """Raise the fault that the key's state, or its origin, has for this operation."""
+        check_state(self.operation, key.state, key.origin, key.arn)
+
+    def check_allowed(
+        self,
+        db: sqlite3.Connection,
+        key: KeyRow,
+        *,
+        action: str | None = None,
+        context: dict[str, str] | None = None,
+    ) -> None:
+        """Raise AccessDeniedException unless who asks may do this; ``action`` where it is not the operation's name."""
+        authority.check(db, self.asker, key, action=action or self.operation, context=context or {})
 
     def check_customer_managed(self, key: KeyRow) -> None:
         """Raise AccessDeniedException for an AWS managed key: its policy lets nobody change it (facts §1.4)."""
@@ -96,16 +131,24 @@ class Call:
                 f"1 validation error detected: Value '{limit}' at 'limit' failed to satisfy constraint: "
                 f"Member must have value less than or equal to {largest}"
             )
-        marker = self.parameters.get("Marker")
-        if marker is None:
-            return "", limit
-        try:
-            text = base64.b64decode(marker, validate=True)
-            if text.startswith(_MARKER):
-                return text[len(_MARKER) :].decode(), limit
-        except (ValueError, binascii.Error):
-            pass
-        raise faults.KmsFault("InvalidMarkerException", "The marker is not one that this KMS gave.")
+        return _position(self.parameters.get("Marker")), limit
+
+
+def _position(marker: str | None) -> str:
+    """What a marker of `paged` says: the last item that was shown; "" for no marker."""
+    if marker is None:
+        return ""
+    try:
+        text = base64.b64decode(marker, validate=True).decode()
+    except ValueError:
+        raise _invalid_marker() from None
+    if not text.startswith(_MARKER):
+        raise _invalid_marker()
+    return text.removeprefix(_MARKER)
+
+
+def _invalid_marker() -> faults.KmsFault:
+    return faults.KmsFault("InvalidMarkerException", "The marker is not one that this KMS gave.")
 
 
 def paged(member: str, found: list[dict[str, Any]], limit: int, *, by: str) -> dict[str, Any]:
@@ -113,5 +156,5 @@ def paged(member: str, found: list[dict[str, Any]], limit: int, *, by: str) -> d
     answer: dict[str, Any] = {member: found[:limit], "Truncated": len(found) > limit}
     if answer["Truncated"]:
         last = str(found[limit - 1][by])
-        answer["NextMarker"] = base64.b64encode(_MARKER + last.encode()).decode()
+        answer["NextMarker"] = base64.b64encode((_MARKER + last).encode()).decode()
     return answer

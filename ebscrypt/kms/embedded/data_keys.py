@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from ebscrypt.kms.embedded import ciphertext, faults, keys, material, rows
+from ebscrypt.kms.embedded import ciphertext, faults, keys, material, material_rows, rows
 from ebscrypt.kms.embedded.calls import Call
 from ebscrypt.kms.embedded.rows import KeyRow
 from ebscrypt.kms.embedded.specs import ENCRYPT_DECRYPT, SPECS, SYMMETRIC
@@ -28,10 +28,12 @@ def generate_data_key_without_plaintext(call: Call) -> dict[str, Any]:
 def encrypt(call: Call) -> dict[str, Any]:
     """Up to 4096 bytes of the client's own under a key."""
     asked = call.parameters
+    context = asked.get("EncryptionContext", {})
     key = keys.find(call, asked["KeyId"])
+    _check_allowed(call, key, call.operation, context)
     _check_usable(call, key, asked.get("EncryptionAlgorithm", SYMMETRIC))
     call.finish_dry_run()
-    blob = _seal(call, key, asked["Plaintext"], asked.get("EncryptionContext", {}))
+    blob = _seal(call, key, asked["Plaintext"], context)
     return {"CiphertextBlob": blob, "KeyId": key.arn, "EncryptionAlgorithm": SYMMETRIC}
 
 
@@ -46,6 +48,7 @@ def decrypt(call: Call) -> dict[str, Any]:
         asked.get("EncryptionContext", {}),
         asked.get("KeyId"),
         asked.get("EncryptionAlgorithm", SYMMETRIC),
+        action="Decrypt",
     )
     call.finish_dry_run()
     return {
@@ -65,12 +68,15 @@ def re_encrypt(call: Call) -> dict[str, Any]:
         asked.get("SourceEncryptionContext", {}),
         asked.get("SourceKeyId"),
         asked.get("SourceEncryptionAlgorithm", SYMMETRIC),
+        action="ReEncryptFrom",
     )
+    context = asked.get("DestinationEncryptionContext", {})
     destination = keys.find(call, asked["DestinationKeyId"])
+    _check_allowed(call, destination, "ReEncryptTo", context)
     _check_usable(call, destination, asked.get("DestinationEncryptionAlgorithm", SYMMETRIC))
     call.finish_dry_run()
     return {
-        "CiphertextBlob": _seal(call, destination, plaintext, asked.get("DestinationEncryptionContext", {})),
+        "CiphertextBlob": _seal(call, destination, plaintext, context),
         "SourceKeyId": source.arn,
         "KeyId": destination.arn,
         "SourceEncryptionAlgorithm": SYMMETRIC,
@@ -98,16 +104,24 @@ def _generate(call: Call) -> dict[str, Any]:
     size, spec = asked.get("NumberOfBytes"), asked.get("KeySpec")
     if (size is None) == (spec is None):
         raise faults.validation("Please specify either number of bytes or key spec.")
+    context = asked.get("EncryptionContext", {})
     key = keys.find(call, asked["KeyId"])
+    _check_allowed(call, key, call.operation, context)
     _check_usable(call, key, SYMMETRIC)
     call.finish_dry_run()
     plaintext = os.urandom(size or _KEY_SPECS[str(spec)])
     return {
-        "CiphertextBlob": _seal(call, key, plaintext, asked.get("EncryptionContext", {})),
+        "CiphertextBlob": _seal(call, key, plaintext, context),
         "Plaintext": plaintext,
         "KeyId": key.arn,
         "KeyMaterialId": key.material_id,
     }
+
+
+def _check_allowed(call: Call, key: KeyRow, action: str, context: dict[str, str]) -> None:
+    """Who may come before what may: that a principal is denied tells it nothing about the key."""
+    with call.store.read() as db:
+        call.check_allowed(db, key, action=action, context=context)
 
 
 def _check_usable(call: Call, key: KeyRow, algorithm: str) -> None:
@@ -126,10 +140,10 @@ def _check_usable(call: Call, key: KeyRow, algorithm: str) -> None:
 
 
 def _seal(call: Call, key: KeyRow, plaintext: bytes, context: dict[str, str]) -> bytes:
-    if key.material_id is None:
-        raise faults.KmsFault("KMSInvalidStateException", f"{key.arn} is pending import.")
-    current = _material(call, key, key.material_id)
-    if current is None:  # destroyed since we looked
+    current = _material(call, key, key.material_id) if key.material_id else None
+    if current is None or key.material_id is None:  # destroyed since we looked at the key's state
+        if key.origin == "EXTERNAL":
+            raise faults.KmsFault("KMSInvalidStateException", f"{key.arn} is pending import.")
         raise faults.key_not_found(key.arn)
     return ciphertext.encrypt(
         current,
@@ -142,7 +156,7 @@ def _seal(call: Call, key: KeyRow, plaintext: bytes, context: dict[str, str]) ->
 
 
 def _open(
-    call: Call, blob: bytes | None, context: dict[str, str], key_id: str | None, algorithm: str
+    call: Call, blob: bytes | None, context: dict[str, str], key_id: str | None, algorithm: str, *, action: str
 ) -> tuple[KeyRow, bytes, str]:
     """The key that a blob names, the plaintext, and the id of the material that opened it.
 
@@ -160,6 +174,7 @@ def _open(
         raise faults.incorrect_key()
     if key is None:
         raise faults.invalid_ciphertext()
+    _check_allowed(call, key, action, context)
     _check_usable(call, key, algorithm)
     used = _material(call, key, header.material_id)
     if used is None:
@@ -169,5 +184,6 @@ def _open(
 
 def _material(call: Call, key: KeyRow, material_id: str) -> bytes | None:
     with call.store.read() as db:
-        sealed = rows.sealed_material(db, key.key_id, material_id)
-    return None if sealed is None else material.unseal(call.store.root, key.arn, material_id, sealed)
+        sealed = material_rows.sealed(db, key.key_id, material_id)
+        # Within the transaction: the root key may be changed between two of them.
+        return None if sealed is None else material.unseal(call.store.root, key.arn, material_id, sealed)

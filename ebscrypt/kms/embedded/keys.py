@@ -1,4 +1,4 @@
-"""Operations on keys: CreateKey, DescribeKey, ListKeys, EnableKey, DisableKey, Schedule- and CancelKeyDeletion."""
+"""Operations on keys: Create-, Describe-, List-, Enable-, DisableKey, UpdateKeyDescription, and those of deletion."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import sqlite3
 import uuid
 from typing import Any, Final
 
-from ebscrypt.kms.embedded import faults, material, rows
+from ebscrypt.kms.embedded import faults, imports, material_rows, policies, rotation, rows, tags
 from ebscrypt.kms.embedded.calls import Call, paged
 from ebscrypt.kms.embedded.rows import KeyRow
 from ebscrypt.kms.embedded.specs import ENCRYPT_DECRYPT, SPECS, SYMMETRIC
 from ebscrypt.kms.embedded.states import KeyState
 from ebscrypt.kms.names import MANAGED_ALIAS
 
-_NOT_KEPT: Final = ("Policy", "Tags", "CustomKeyStoreId", "XksKeyId")
+_NOT_KEPT: Final = ("CustomKeyStoreId", "XksKeyId")
 """Members of CreateKey that this KMS would have to keep to honour: refused, rather than silently dropped."""
-_DAY: Final = 86_400
 _WINDOW: Final = (7, 30)
 """Days of the waiting period before a deletion, the shortest and the longest and default one (facts §5.1)."""
 
@@ -32,14 +31,29 @@ def create_key(call: Call) -> dict[str, Any]:
     if origin not in ("AWS_KMS", "EXTERNAL"):
         raise faults.unsupported(f"Origin {origin} is not supported by the embedded KMS")
     spec, usage = _spec_and_usage(asked)
+    policy = policies.checked(asked["Policy"]) if "Policy" in asked else None
     with call.store.write() as db:
-        key = _add(call, db, spec=spec, usage=usage, origin=origin, description=asked.get("Description", ""))
+        key = _add(
+            call, db, spec=spec, usage=usage, origin=origin, description=asked.get("Description", ""), policy=policy
+        )
+        tags.put(db, key, asked.get("Tags", []))
     return {"KeyMetadata": metadata(call, key)}
 
 
 def describe_key(call: Call) -> dict[str, Any]:
     """The key's metadata, in every state."""
-    return {"KeyMetadata": metadata(call, find(call, call.parameters["KeyId"]))}
+    key = find(call, call.parameters["KeyId"])
+    with call.store.read() as db:
+        call.check_allowed(db, key)
+    return {"KeyMetadata": metadata(call, key)}
+
+
+def update_key_description(call: Call) -> dict[str, Any]:
+    """Another description for a key."""
+    with call.store.write() as db:
+        key = _changeable(call, db)
+        rows.set_description(db, key.key_id, call.parameters["Description"])
+    return {}
 
 
 def list_keys(call: Call) -> dict[str, Any]:
@@ -71,7 +85,7 @@ def schedule_key_deletion(call: Call) -> dict[str, Any]:
         )
     with call.store.write() as db:
         key = _changeable(call, db)
-        date = call.now + days * _DAY
+        date = call.now + days * rotation.DAY
         rows.set_state(db, key.key_id, KeyState.PENDING_DELETION, deletion_date=date, pending_window=days)
     return {
         "KeyId": key.arn,
@@ -85,15 +99,15 @@ def cancel_key_deletion(call: Call) -> dict[str, Any]:
     """PendingDeletion → Disabled, never Enabled; a key that had no material yet waits for it again."""
     with call.store.write() as db:
         key = _changeable(call, db)
-        waits = key.origin == "EXTERNAL" and key.material_id is None
+        waits = key.origin == "EXTERNAL" and not imports.is_complete(material_rows.every(db, key.key_id))
         rows.set_state(db, key.key_id, KeyState.PENDING_IMPORT if waits else KeyState.DISABLED)
     return {"KeyId": key.arn}
 
 
 def find(call: Call, text: str) -> KeyRow:
-    """The key that ``text`` names. Asked for ``alias/aws/ebs``, it makes the AWS managed key where there is none."""
+    """The key that ``text`` names. Asked for ``alias/aws/ebs``, the account's root makes it where there is none."""
     with call.store.read() as db:
-        if not _is_missing_managed(call, db, text):
+        if call.principal is not None or not _is_missing_managed(call, db, text):
             return call.find_key(db, text)
     with call.store.write() as db:
         if _is_missing_managed(call, db, text):  # nobody else was quicker
@@ -106,6 +120,7 @@ def find(call: Call, text: str) -> KeyRow:
                 origin="AWS_KMS",
                 description=description,
                 manager="AWS",
+                rotation_period=rotation.YEARLY,
             )
             rows.add_alias(db, call.scope, MANAGED_ALIAS, key.key_id, call.now)
         return call.find_key(db, text)
@@ -134,6 +149,10 @@ def metadata(call: Call, key: KeyRow) -> dict[str, Any]:
         shown["DeletionDate"] = key.deletion_date
     if key.material_id is not None:
         shown["CurrentKeyMaterialId"] = key.material_id
+    if key.origin == "EXTERNAL" and key.has_material:
+        shown["ExpirationModel"] = rotation.expiration_model(key.valid_to)
+    if key.valid_to is not None:
+        shown["ValidTo"] = key.valid_to
     return shown
 
 
@@ -169,16 +188,13 @@ def _add(
     origin: str,
     description: str,
     manager: str = "CUSTOMER",
+    policy: str | None = None,
+    rotation_period: int | None = None,
 ) -> KeyRow:
     key_id = str(uuid.uuid4())
-    arn = call.arn(f"key/{key_id}")
-    material_id, sealed = None, None
-    if spec == SYMMETRIC and origin == "AWS_KMS":
-        material_id = material.new_material_id()
-        sealed = material.seal(call.store.root, arn, material_id, material.new_material())
     key = KeyRow(
         key_id=key_id,
-        arn=arn,
+        arn=call.arn(f"key/{key_id}"),
         created=call.now,
         description=description,
         usage=usage,
@@ -186,10 +202,14 @@ def _add(
         origin=origin,
         manager=manager,
         state=KeyState.PENDING_IMPORT if origin == "EXTERNAL" else KeyState.ENABLED,
-        material_id=material_id,
+        policy=policy,
+        rotation_period=rotation_period,
+        next_rotation=None if rotation_period is None else call.now + rotation_period * rotation.DAY,
     )
-    rows.add_key(db, call.scope, key, sealed)
-    return key
+    rows.add_key(db, call.scope, key)
+    if spec == SYMMETRIC and origin == "AWS_KMS":
+        rotation.add_first(db, call.store.root, key)
+    return call.key(db, key_id)
 
 
 def _changeable(call: Call, db: sqlite3.Connection) -> KeyRow:

@@ -53,3 +53,27 @@ SPECS: Final[dict[str, Usages]] = {
     "ML_DSA_87": _signs("ML_DSA_SHAKE_256"),
 }
 """SM2 exists in AWS's China Regions only, ML_KEM is newer than the sources of this table: neither is offered."""
+
+_OF_EVERY_KEY: Final = frozenset({"CreateGrant", "DescribeKey", "RetireGrant"})
+_MOVES: Final = frozenset({"Decrypt", "Encrypt", "ReEncryptFrom", "ReEncryptTo"})
+_GENERATES: Final = frozenset(
+    {
+        "GenerateDataKey",
+        "GenerateDataKeyWithoutPlaintext",
+        "GenerateDataKeyPair",
+        "GenerateDataKeyPairWithoutPlaintext",
+    }
+)
+_OF_USAGE: Final = {
+    ENCRYPT_DECRYPT: _MOVES,
+    "SIGN_VERIFY": frozenset({"Sign", "Verify"}),
+    "GENERATE_VERIFY_MAC": frozenset({"GenerateMac", "VerifyMac"}),
+    "KEY_AGREEMENT": frozenset({"DeriveSharedSecret"}),
+}
+
+
+def grant_operations(spec: str, usage: str) -> frozenset[str]:
+    """What a grant on a key of that spec and usage can allow (KMS developer guide, "Grant operations")."""
+    if spec == SYMMETRIC:
+        return _OF_EVERY_KEY | _MOVES | _GENERATES
+    return _OF_EVERY_KEY | _OF_USAGE[usage] | (frozenset() if spec.startswith("HMAC") else {"GetPublicKey"})

@@ -4,6 +4,9 @@ A row per operation, a column per state. An empty cell allows. Where AWS documen
 deletion: DisabledException or KMSInvalidStateException), KMSInvalidStateException is taken, which recordings show.
 The embedded KMS itself brings keys into Enabled, Disabled, PendingDeletion and PendingImport only; the other columns
 are complete all the same, so that what is added later meets the same table.
+
+Some operations are for keys of one origin only. What origin and state both refuse, the origin refuses, except that a
+key which is being created or updated is told so first, as the table has it.
 """
 
 from __future__ import annotations
@@ -67,6 +70,17 @@ _SWITCH: Final[Row] = _NOT_PENDING | {
     KeyState.CREATING: _CREATING,
     KeyState.UPDATING: _UPDATING,
 }
+_ROTATION: Final[Row] = _USE | {
+    # Only a key of a custom key store is ever unavailable, and such keys do not rotate ([7]).
+    KeyState.UNAVAILABLE: Refusal(
+        "UnsupportedOperationException", "is in a custom key store which is not valid for this operation."
+    ),
+}
+_IMPORT_INTO: Final[Row] = _NOT_PENDING | {
+    KeyState.UNAVAILABLE: _UNAVAILABLE,
+    KeyState.CREATING: _CREATING,
+}
+_CREATED: Final[Row] = {KeyState.CREATING: _CREATING}
 _SCHEDULE: Final[Row] = _NOT_PENDING | {KeyState.UPDATING: _UPDATING}
 _CANCEL: Final[Row] = {
     state: _NOT_DELETION
@@ -90,11 +104,48 @@ TABLE: Final[dict[str, Row]] = {
     "DisableKey": _SWITCH,
     "ScheduleKeyDeletion": _SCHEDULE,
     "CancelKeyDeletion": _CANCEL,
+    "UpdateKeyDescription": _NOT_PENDING,
+    "CreateGrant": {state: refusal for state, refusal in _USE.items() if state is not KeyState.UNAVAILABLE},
+    "ListGrants": _ANY_STATE,
+    "RetireGrant": _ANY_STATE,
+    "RevokeGrant": _ANY_STATE,
+    "GetKeyPolicy": _ANY_STATE,
+    "PutKeyPolicy": _ANY_STATE,
+    "ListKeyPolicies": _ANY_STATE,
+    "TagResource": _NOT_PENDING,
+    "UntagResource": _NOT_PENDING,
+    "ListResourceTags": _ANY_STATE,
+    "EnableKeyRotation": _ROTATION,
+    "DisableKeyRotation": _ROTATION,
+    "RotateKeyOnDemand": _ROTATION,
+    "GetKeyRotationStatus": _CREATED,
+    "ListKeyRotations": _CREATED,
+    "GetParametersForImport": _IMPORT_INTO | {KeyState.UPDATING: _UPDATING},
+    "ImportKeyMaterial": _IMPORT_INTO,
+    "DeleteImportedKeyMaterial": _CREATED | {KeyState.UPDATING: _UPDATING},
 }
-"""Operations that concern no key (CreateKey, ListKeys, GenerateRandom) have no row."""
+"""Operations that concern no key (CreateKey, ListKeys, GenerateRandom, ListRetirableGrants) have no row.
+
+RotateKeyOnDemand, GetKeyRotationStatus and ListKeyRotations came after the table that the facts have; they follow the
+texts of the API: what changes material is refused as the other rotation calls are, what only tells is not.
+"""
+ORIGINS: Final = {
+    "EnableKeyRotation": "AWS_KMS",
+    "DisableKeyRotation": "AWS_KMS",
+    "GetParametersForImport": "EXTERNAL",
+    "ImportKeyMaterial": "EXTERNAL",
+    "DeleteImportedKeyMaterial": "EXTERNAL",
+}
+"""The origin that a key must have for an operation ([6], [7], [9])."""
+_FIRST: Final = (KeyState.CREATING, KeyState.UPDATING)
 
 
-def check_state(operation: str, state: KeyState, arn: str) -> None:
-    """Raise the fault of the table's cell, if it has one."""
-    if refusal := TABLE[operation].get(state):
+def check_state(operation: str, state: KeyState, origin: str, arn: str) -> None:
+    """Raise the fault of the table's cell, if it has one, or of the key's origin."""
+    refusal = TABLE[operation].get(state)
+    if ORIGINS.get(operation, origin) != origin and not (refusal and state in _FIRST):
+        raise KmsFault(
+            "UnsupportedOperationException", f"{arn} origin is {origin} which is not valid for this operation."
+        )
+    if refusal:
         raise KmsFault(refusal.kind, f"{arn} {refusal.text}")

@@ -2,7 +2,7 @@
 
     <state>/kms/       0700
         README         0600   what these files protect against, and what not
-        root.key       0600   see root_key.py; elsewhere, if the settings say so
+        root.key       0600   see root_key.py; or root.cred, or elsewhere, if the settings say so
         keys.db        0600   see schema.py, with SQLite's keys.db-wal and keys.db-shm beside it
 
 SQLite in WAL mode with synchronous=FULL: a committed change survives a power cut, readers do not wait for writers, and
@@ -10,16 +10,17 @@ any number of processes may use the store at once. secure_delete overwrites what
 
 The first opening makes directory, root key and tables under a lock on the directory, each step whole or not at all, so
 that a crash between them is finished by the next opening. A database whose root key is missing is never given another.
+
+The root key may be changed while the store is open (root_change.py). Every transaction therefore looks first whether
+the root key at hand is the one that it needs: ``root`` is right from the beginning of a transaction to its end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import sqlite3
-import stat
 import threading
 import weakref
 from collections.abc import Iterator
@@ -29,13 +30,15 @@ from typing import Final
 from ebscrypt import durable
 from ebscrypt.config import Settings
 from ebscrypt.errors import ConfigError, EbscryptError, KmsError, NotPermitted, OutOfSpace
-from ebscrypt.kms.embedded import root_key, schema
+from ebscrypt.kms.embedded import directory, root_files, root_key, schema
 from ebscrypt.kms.embedded.readme import README
 from ebscrypt.kms.embedded.root_key import RootKey
 
 DATABASE: Final = "keys.db"
 _SHARED_MEMORY_SIZE: Final = 32 * 1024
 """Bytes by which SQLite extends keys.db-shm (https://sqlite.org/walformat.html, 2.1)."""
+_LOOKS: Final = 3
+"""At the root key's files, before none of them is said to be right: one more than one change of them may spoil."""
 
 
 class StoreBusy(Exception):
@@ -45,27 +48,30 @@ class StoreBusy(Exception):
 class Store:
     """One process's connection to the store. Use from any thread; transactions take turns.
 
+    ``root`` is the root key of the transaction that is under way: use it within, not after.
+
     Raises `NotPermitted` when it or its directory is not ours alone, `ConfigError` when the root key is missing or
     another, `KmsError` when the database is damaged, foreign or too new, `OutOfSpace`; and `StoreBusy`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.kms_dir / DATABASE
+        self._settings = settings
         self._turn = threading.Lock()
+        self._fingerprint: str | None = None
+        self.root: RootKey
         with explained(self.path):
-            _check_directory(settings.kms_dir)
+            directory.check(settings.kms_dir)
             self._connection = _open(settings, self.path)
             self._finalizer = weakref.finalize(self, _close, self._connection, os.getpid())
-            self.root = self._matching_root(settings)
-
-    def _matching_root(self, settings: Settings) -> RootKey:
-        root = root_key.load(settings, create=False)
-        if schema.root_fingerprint(self._connection) != root.fingerprint:
-            raise ConfigError(
-                f"{root.origin} is not the root key that {self.path} was made with",
-                hint="restore the right root key, or point kms.root_key at it",
-            )
-        return root
+        try:
+            with explained(self.path):
+                root_files.tidy(settings, lambda: schema.root_fingerprint(self._connection))
+            with self.read():
+                pass  # which finds the root key, or says why not
+        except BaseException:
+            self._finalizer()
+            raise
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -82,14 +88,40 @@ class Store:
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         with self._turn, explained(self.path):
-            self._connection.execute(begin)
+            self._begin(begin)
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                self._undo()
                 raise
+
+    def _begin(self, begin: str) -> None:
+        """Begin, with the root key of the moment that the transaction sees.
+
+        Its files are no part of the transaction: they may change once more between the look at the fingerprint and the
+        look at them. Then all looks are taken again.
+        """
+        for chances in reversed(range(_LOOKS)):
+            self._connection.execute(begin)
+            try:
+                fingerprint = schema.root_fingerprint(self._connection)
+                if fingerprint != self._fingerprint:
+                    self.root = root_key.matching(self._settings, fingerprint)
+                    self._fingerprint = fingerprint
+            except (ConfigError, NotPermitted):
+                self._undo()
+                if not chances:
+                    raise
+            except BaseException:
+                self._undo()
+                raise
+            else:
+                return
+
+    def _undo(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def forget_deleted(self) -> None:
         """Empty the write-ahead log, which may still hold older forms of pages with what was deleted."""
@@ -180,26 +212,9 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def _check_directory(directory: Path) -> None:
-    durable.make_directory(directory)
-    status = directory.stat()
-    if status.st_uid != os.geteuid():
-        raise NotPermitted(
-            f"the directory {directory} of the embedded KMS belongs to uid {status.st_uid}, not to uid {os.geteuid()}",
-            hint=f"run as its owner, or give it to this user: chown -R {os.geteuid()} {directory}",
-        )
-    if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
-        raise NotPermitted(
-            f"the directory {directory} of the embedded KMS is open to others (mode {mode:04o})",
-            hint=f"chmod 700 {directory}, and consider who may have changed it",
-        )
-
-
 def _make(settings: Settings, path: Path) -> None:
     """The first opening's work. Whoever waits for the lock finds it done."""
-    lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with directory.locked(path.parent):
         durable.remove_leftovers(path.parent)
         durable.create_file(path.parent / "README", README.encode(), 0o600)
         root = root_key.load(settings, create=True)
@@ -209,5 +224,3 @@ def _make(settings: Settings, path: Path) -> None:
             if not schema.ready(connection, path):
                 connection.execute("PRAGMA journal_mode = WAL")
                 schema.create(connection, root.fingerprint)
-    finally:
-        os.close(lock)

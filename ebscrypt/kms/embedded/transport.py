@@ -27,15 +27,17 @@ CONTENT_TYPE = "application/x-amz-json-1.1"
 class InProcess:
     """A handler for ``before-send.kms``. The store is opened, and made if need be, by the first request.
 
-    What the store itself raises (`EbscryptError`: missing root key, full disk…) goes through botocore unchanged.
+    ``principal`` is the ARN of whoever asks; None is the account itself, which may do everything. What the store itself
+    raises (`EbscryptError`: missing root key, full disk…) goes through botocore unchanged.
     """
 
-    def __init__(self, settings: Settings, service_model: ServiceModel) -> None:
+    def __init__(self, settings: Settings, service_model: ServiceModel, principal: str | None = None) -> None:
         self._kms = EmbeddedKms(settings, service_model)
+        self._principal = principal
 
     def __call__(self, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers["X-Amz-Target"]
-        status, body = self._kms.answer(_text(target), _bytes(request.body))
+        status, body = self._kms.answer(_text(target), _bytes(request.body), principal=self._principal)
         headers = {"x-amzn-RequestId": str(uuid.uuid4()), "Content-Type": CONTENT_TYPE}
         return AWSResponse(request.url, status, HTTPHeaders.from_dict(headers), _Body(body))
 

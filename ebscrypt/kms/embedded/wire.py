@@ -2,7 +2,8 @@
 
 JSON as it came goes in, values of Python come out (blobs as bytes), and the other way round. A request that breaks the
 model gets AWS's own wording: ``1 validation error detected: Value '5' at 'limit' failed to satisfy constraint: …``,
-with the member's name in lower camel case. Unknown members and nulls are ignored, as AWS does. What the model marks as
+with the member's name in lower camel case. Times are seconds since 1970. Unknown members and nulls are
+ignored, as AWS does. What the model marks as
 sensitive, and every blob, is never quoted.
 """
 
@@ -13,15 +14,16 @@ import binascii
 import re
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ebscrypt.kms.embedded.faults import KmsFault, validation
 
 if TYPE_CHECKING:
     from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-_JSON_TYPES = {
+_JSON_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "string": str,
+    "timestamp": (int, float),
     "integer": int,
     "long": int,
     "boolean": bool,
@@ -58,7 +60,7 @@ def write(shape: Shape, value: Any) -> Any:
 
 def _read(shape: Shape, value: Any, path: str, broken: list[str]) -> Any:
     expected = _JSON_TYPES.get(shape.type_name)
-    if expected is None or not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+    if expected is None or not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise KmsFault("SerializationException", f"The member {path} is not a JSON value for {shape.type_name}.")
     if shape.type_name == "structure":
         return _structure(shape, value, path, broken)  # type: ignore[arg-type]  # by its type name

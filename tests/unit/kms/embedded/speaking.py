@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import functools
 import sqlite3
 from collections.abc import Iterator
@@ -45,10 +46,17 @@ class Speaker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.now = START
+        self.principal: str | None = None
         self.kms = EmbeddedKms(settings, service_model(), now=lambda: self.now)
 
     def close(self) -> None:
         self.kms.close()
+
+    def acting_as(self, principal: str) -> Speaker:
+        """The same KMS, spoken to by somebody who is not the account's root."""
+        other = copy.copy(self)
+        other.principal = principal
+        return other
 
     def say(self, operation: str, **request: Any) -> dict[str, Any]:
         """The answer, or `Refused`. Bytes are put into base64 on the way."""
@@ -56,7 +64,7 @@ class Speaker:
             name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
             for name, value in request.items()
         }
-        status, answer = self.kms.dispatch(f"TrentService.{operation}", wire)
+        status, answer = self.kms.dispatch(f"TrentService.{operation}", wire, principal=self.principal)
         if status != 200:
             raise Refused(status, answer)
         return answer

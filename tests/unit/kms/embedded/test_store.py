@@ -15,6 +15,7 @@ import pytest
 
 from ebscrypt.config import Settings
 from ebscrypt.errors import ConfigError, EbscryptError, KmsError, NotPermitted, OutOfSpace
+from ebscrypt.kms.embedded import schema
 from tests.unit.kms.embedded.speaking import Refused, Speaker
 
 
@@ -109,10 +110,10 @@ def test_foreign_directory_is_refused(settings: Settings, store: Path) -> None:
 def test_newer_version_is_refused(settings: Settings, store: Path) -> None:
     """A store of a later version is left alone."""
     with sqlite3.connect(store / "keys.db") as database:
-        database.execute("PRAGMA user_version = 2")
+        database.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     database.close()
 
-    with pytest.raises(KmsError, match="version 2"):
+    with pytest.raises(KmsError, match=f"version {schema.VERSION + 1}"):
         Speaker(settings).say("ListKeys")
 
 
