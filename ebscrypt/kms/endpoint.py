@@ -36,15 +36,22 @@ _DUMMY: Final = "embedded"
 """Access key id and secret for endpoints that look at neither."""
 
 
-def connect(settings: Settings) -> KMSClient:
-    """A client for the configured KMS. Raises `ConfigError`, or botocore's errors about settings and credentials."""
+def connect(settings: Settings, principal: str | None = None) -> KMSClient:
+    """A client for the configured KMS. Raises `ConfigError`, or botocore's errors about settings and credentials.
+
+    ``principal`` is whom the embedded KMS takes the client for; any other KMS judges by credentials.
+    """
     _keep_bodies_out_of_logs()
     if settings.kms.endpoint == "embedded":
-        return _embedded(settings)
-    if settings.kms.endpoint == "aws":
-        return _remote(settings.kms, None)
-    check_url(settings.kms.endpoint)
-    return _remote(settings.kms, settings.kms.endpoint)
+        return _embedded(settings, principal)
+    client: KMSClient = _remote(settings.kms, "kms")
+    client.meta.events.register("before-parse.kms", _check_body)
+    return client
+
+
+def connect_sts(settings: Settings) -> Any:
+    """A client of STS with the same credentials, Region and limits, at the same endpoint. Not for the embedded KMS."""
+    return _remote(settings.kms, "sts")
 
 
 def check_url(url: str) -> None:
@@ -101,20 +108,27 @@ def _config(kms: KmsSettings, **more: Any) -> Config:
     )
 
 
-def _embedded(settings: Settings) -> KMSClient:
+def _embedded(settings: Settings, principal: str | None) -> KMSClient:
     from ebscrypt.kms.embedded.transport import InProcess  # noqa: PLC0415 - only who uses it pays for it
 
     # None of AWS's variables or files may reach this client: it has to work where they are absent, wrong or malicious.
     isolated = {name: (None, None, row[2], row[3]) for name, row in botocore.session.Session.SESSION_VARIABLES.items()}
     isolated |= dict.fromkeys(("config_file", "credentials_file"), (None, None, "/dev/null", None))
     config = _config(settings.kms, proxies={}, ignore_configured_endpoint_urls=True)
-    client = _client(botocore.session.Session(session_vars=isolated), EMBEDDED_URL, config, dummy_credentials=True)
-    in_process: Any = InProcess(settings, client.meta.service_model)  # botocore's stubs let no handler answer
+    core = botocore.session.Session(session_vars=isolated)
+    client: KMSClient = _client(core, "kms", EMBEDDED_URL, config, dummy_credentials=True)
+    in_process: Any = InProcess(
+        settings, client.meta.service_model, principal
+    )  # botocore's stubs let no handler answer
     client.meta.events.register("before-send.kms", in_process)
+    client.meta.events.register("before-parse.kms", _check_body)
     return client
 
 
-def _remote(kms: KmsSettings, url: str | None) -> KMSClient:
+def _remote(kms: KmsSettings, service: str) -> Any:
+    url = None if kms.endpoint == "aws" else kms.endpoint
+    if url is not None:
+        check_url(url)
     core = botocore.session.Session(profile=kms.profile or None)
     more: dict[str, Any] = {}
     dummy = False
@@ -124,16 +138,16 @@ def _remote(kms: KmsSettings, url: str | None) -> KMSClient:
         # metadata service is not asked, which takes seconds where there is none.
         core.get_component("credential_provider").remove("iam-role")
         dummy = core.get_credentials() is None
-    client = _client(core, url, _config(kms, **more), dummy_credentials=dummy)
+    client = _client(core, service, url, _config(kms, **more), dummy_credentials=dummy)
     # AWS_ENDPOINT_URL and the profile may have named another place.
     check_url(client.meta.endpoint_url)
     return client
 
 
-def _client(core: botocore.session.Session, url: str | None, config: Config, *, dummy_credentials: bool) -> KMSClient:
+def _client(
+    core: botocore.session.Session, service: Any, url: str | None, config: Config, *, dummy_credentials: bool
+) -> Any:
     given = _DUMMY if dummy_credentials else None
-    client = boto3.session.Session(botocore_session=core).client(
-        "kms", endpoint_url=url, config=config, aws_access_key_id=given, aws_secret_access_key=given
+    return boto3.session.Session(botocore_session=core).client(
+        service, endpoint_url=url, config=config, aws_access_key_id=given, aws_secret_access_key=given
     )
-    client.meta.events.register("before-parse.kms", _check_body)
-    return client

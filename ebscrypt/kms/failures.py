@@ -149,20 +149,31 @@ class NotJson(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What was asked, for the texts: operation, the key concerned if known, and which KMS (`kms.endpoint`)."""
+    """What was asked, for the texts: operation, the key concerned if known, and which KMS (`kms.endpoint`).
+
+    ``granted`` says that a grant token went along; ``service`` is not KMS where STS is asked who the caller is.
+    """
 
     operation: str
     key: str | None
     endpoint: str
     region: str
+    granted: bool = False
+    service: str = "KMS"
+
+    @property
+    def subject(self) -> str:
+        """The operation, and the key that it concerns."""
+        return f"{self.operation} with key {self.key}" if self.key else self.operation
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed attempt: the error to raise, and whether another attempt may succeed."""
+    """One failed attempt: the error to raise, whether another may succeed, and whether a request left this process."""
 
     error: errors.EbscryptError
     retry: bool = False
+    sent: bool = True
 
 
 def translate(raised: Exception, call: Call) -> Failure:
@@ -171,24 +182,30 @@ def translate(raised: Exception, call: Call) -> Failure:
         return _refused(raised.response, call)
     if isinstance(raised, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError)):
         return Failure(_unreachable(raised, call), retry=not isinstance(raised, boto.SSLError))
-    return Failure(_not_sent(raised, call))
+    if (error := _not_sent(raised, call)) is not None:
+        return Failure(error, sent=False)
+    return Failure(_unread(raised, call))
 
 
-def _not_sent(raised: Exception, call: Call) -> errors.EbscryptError:
-    """The failures on this side of the network, which no second attempt can mend."""
+def _not_sent(raised: Exception, call: Call) -> errors.EbscryptError | None:
+    """The failures on this side of the network, which no second attempt can mend; None where it is none of them."""
     if isinstance(raised, errors.EbscryptError):
         return raised
     if isinstance(raised, boto.ParamValidationError):
         return _bad_parameters(raised, call)
     if isinstance(raised, _NO_CREDENTIALS):
-        text = f"there are no usable AWS credentials for {call.operation}: {_printable(str(raised))}"
+        text = f"there are no usable AWS credentials for {call.subject}: {_printable(str(raised))}"
         return errors.KmsAccessDenied(text, hint=hints.CREDENTIALS, key_arn=_arn(call.key))
     if isinstance(raised, _MISCONFIGURED):
         text = f"the AWS settings are not usable: {_printable(str(raised))}"
         return errors.ConfigError(text, hint=hints.AWS_SETTINGS)
-    # Whatever is left came out of the parsing of an answer, and its text or arguments may hold that answer.
+    return None
+
+
+def _unread(raised: Exception, call: Call) -> errors.EbscryptError:
+    """Whatever is left came out of the parsing of an answer, and its text or arguments may hold that answer."""
     why = "it is not a JSON object" if isinstance(raised, NotJson) else type(raised).__name__
-    text = f"the answer to {call.operation} cannot be read: {why}"
+    text = f"the answer to {call.subject} cannot be read: {why}"
     return errors.KmsBadAnswer(text, hint=hints.BAD_ANSWER, key_arn=_arn(call.key))
 
 
@@ -197,23 +214,32 @@ def _refused(response: Any, call: Call) -> Failure:
     fields, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
     code = str(fields.get("Code") or "")
     # Without a code of AWS's kind, botocore gives the status as code and the raw body as text: that is not KMS talking.
-    text = _printable(str(fields.get("Message") or "")) if code.isalpha() else ""
+    answered = code.isalpha()
+    text = _printable(str(fields.get("Message") or "")) if answered else ""
     known = _KIND_OF.get(code)
     retry = code in RETRIED_CODES
     if known is None and int(metadata.get("HTTPStatusCode") or 0) >= 500:
         # No code of AWS's at all: a proxy's page, or a server that failed before it could say why.
         known, retry, text = errors.KmsUnreachable, True, "the endpoint failed"
+    elif not answered:
+        return Failure(_not_kms(metadata, call))
     kind = known or errors.KmsError
     where = f" with key {call.key}" if call.key and call.key not in text else ""
     error = kind(
-        f"KMS refused {call.operation}{where}: {(text or _explained(code)).rstrip('.')}",
+        f"{call.service} refused {call.operation}{where}: {(text or _explained(code)).rstrip('.')}",
         hint=hints.for_code(code, kind, text, call),
-        kms_code=code or None,
+        kms_code=code if answered else None,
         kms_text=text or None,
         key_arn=_arn(call.key),
         request_id=metadata.get("RequestId"),
     )
     return Failure(error, retry)
+
+
+def _not_kms(metadata: Any, call: Call) -> errors.EbscryptError:
+    """A redirect, a login page, a server that is something else."""
+    text = f"the answer to {call.subject} cannot be read: status {metadata.get('HTTPStatusCode')} without KMS's error"
+    return errors.KmsBadAnswer(text, hint=hints.BAD_ANSWER, key_arn=_arn(call.key))
 
 
 def _explained(code: str) -> str:
@@ -241,7 +267,7 @@ def _unreachable(raised: Exception, call: Call) -> errors.KmsUnreachable:
         known = (text for kind, text in _CONNECTION_TEXTS.items() if isinstance(raised, kind))
         why = next(known, f"the connection failed ({type(raised).__name__})")
     return errors.KmsUnreachable(
-        f"KMS cannot be reached for {call.operation}: {why}",
+        f"{call.service} cannot be reached for {call.subject}: {why}",
         hint=hints.unreachable(call.endpoint),
         key_arn=_arn(call.key),
     )

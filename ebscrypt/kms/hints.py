@@ -21,11 +21,25 @@ _PERMISSIONS: Final = {
     "ReEncrypt": "kms:ReEncryptFrom on the source key and kms:ReEncryptTo on the destination key",
 }
 """There is no permission called kms:ReEncrypt (facts §1.4)."""
+_DENIED: Final = re.compile(r"(?:because no|explicit deny in an?) ([a-zA-Z -]{1,40}?(?:policy|boundary))")
+"""How AWS names the policy at fault (IAM guide, "Troubleshoot access denied error messages")."""
+_SIDES: Final = {"identity-based policy": "the caller's IAM policy", "resource-based policy": "the key's policy"}
 
 
 def dashed(operation: str) -> str:
     """``GenerateDataKey`` as a command line writes it: ``generate-data-key``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", operation).lower()
+
+
+def permission(operation: str) -> str:
+    """What has to be allowed for an operation, by IAM's names."""
+    return _PERMISSIONS.get(operation, f"kms:{operation}")
+
+
+def denying_side(text: str) -> str | None:
+    """Whose policy AWS says is at fault; None where it does not say."""
+    match = _DENIED.search(text)
+    return _SIDES.get(match[1], f"the {match[1]}") if match else None
 
 
 def unreachable(endpoint: str) -> str:
@@ -38,7 +52,7 @@ def unreachable(endpoint: str) -> str:
 
 def for_code(code: str, kind: type[errors.KmsError], text: str, call: Call) -> str:
     """The hint for a refusal: by error code, and for key states by KMS's own words (facts §5.4)."""
-    command = "ebscrypt kms" if call.endpoint == "embedded" else "aws kms"
+    command = _command(call.endpoint)
     key = call.key or "KEY"
     if issubclass(kind, errors.KmsKeyUnusable):
         return _for_state(text, command, key)
@@ -64,6 +78,21 @@ def for_code(code: str, kind: type[errors.KmsError], text: str, call: Call) -> s
     return known.get(kind, f"`aws kms {dashed(call.operation)} help` describes the parameters")
 
 
+def for_state(state: str, endpoint: str, key: str) -> str:
+    """The cure for a key state, by DescribeKey's name for it."""
+    words = {"PendingDeletion": "pending deletion", "PendingReplicaDeletion": "pending deletion"} | {
+        "Disabled": "is disabled",
+        "PendingImport": "pending import",
+        "Unavailable": "unavailable",
+    }
+    return _for_state(words.get(state, ""), _command(endpoint), key)
+
+
+def _command(endpoint: str) -> str:
+    """What asks the same KMS: `aws kms` would take a URL's place for AWS."""
+    return "aws kms" if endpoint == "aws" else "ebscrypt kms"
+
+
 def _for_state(text: str, command: str, key: str) -> str:
     if "is not pending deletion" in text:
         return "nothing to cancel"
@@ -75,7 +104,9 @@ def _for_state(text: str, command: str, key: str) -> str:
             f"`{command} enable-key --key-id {key}`; after its deletion date all data under it is lost"
         )
     if "pending import" in text:
-        return "import its key material again, the very same: see `aws kms import-key-material help`"
+        # Ours for AWS as well: `aws kms` would want the material wrapped, and an import token.
+        how = f"`ebscrypt kms import-key-material --key-id {key} --key-material FILE`"
+        return f"import its key material, the very same if it had some before: {how}"
     if "unavailable" in text:
         return "its custom key store is not connected: connect it, then try again"
     return f"wait until it is Enabled: `{command} describe-key --key-id {key}`"
@@ -84,8 +115,28 @@ def _for_state(text: str, command: str, key: str) -> str:
 def _for_denial(code: str, text: str, call: Call) -> str:
     if code not in ("AccessDeniedException", "AccessDenied", "NotAuthorizedException"):
         return CREDENTIALS
+    if call.service != "KMS":
+        return f"allow sts:{call.operation} in the caller's IAM policy"
     if call.endpoint == "embedded":
+        return _for_embedded_denial(text, call)
+    needed = permission(call.operation)
+    if (side := denying_side(text)) is None:
+        hint = f"allow {needed} in the caller's IAM policy and in the key's policy"
+    elif "explicit deny" in text:
+        hint = f"{side} denies {needed}: take that out"
+    else:
+        hint = f"allow {needed} in {side}"
+    if "does not exist" in text:
+        hint += " (or the key is deleted, or of another Region or account)"
+    if call.operation == "Decrypt" and not call.granted:
+        # Facts §5.2: with its token a grant counts at once, without it some seconds later.
+        hint += "; a grant made in the last minutes may not be known everywhere yet: try again"
+    return f"{hint}; `ebscrypt doctor --kms-key-id KEY` tries each permission"
+
+
+def _for_embedded_denial(text: str, call: Call) -> str:
+    if "AWS managed key" in text:
         return "only a key of your own can be changed: `ebscrypt kms create-key`"
-    needed = _PERMISSIONS.get(call.operation, f"kms:{call.operation}")
-    gone = " (or the key is deleted, or of another Region or account)" if "does not exist" in text else ""
-    return f"allow {needed} in the caller's IAM policy and in the key's policy{gone}"
+    if call.operation == "Decrypt":
+        return "the attachment's grant is gone or not for this volume: detach it, and attach it again"
+    return "this principal may do what a grant allows, and no more"

@@ -35,6 +35,7 @@ _PASSED_ON: Final = frozenset(
     {
         "HOME", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
         "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CREDENTIALS_DIRECTORY",
+        "SYSTEMD_CREDENTIAL_SECRET", "SYSTEMD_TPM2_DEVICE",
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
     }
 )  # fmt: skip
@@ -44,7 +45,8 @@ _PASSED_ON_PREFIXES: Final = ("AWS_", "EBSCRYPT_", "LC_")
 class UnwrapRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the unwrap process reads from stdin: bytes in base64, as msgspec writes them.
 
-    ``deadline`` is a moment of CLOCK_MONOTONIC, which all processes of a machine share.
+    ``deadline`` is a moment of CLOCK_MONOTONIC, which all processes of a machine share. ``grant_token`` is that of the
+    attachment's grant, if it has one.
     """
 
     wrapped_key: bytes
@@ -53,6 +55,10 @@ class UnwrapRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fd: int
     size: int
     deadline: float
+    grant_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"UnwrapRequest({self.key_arn})"
 
 
 class UnwrapAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,19 +69,26 @@ class UnwrapAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def unwrap_key(
-    wrapped_key: bytes, context: Mapping[str, str], key_arn: str, memory: SecretMemory, *, deadline: float
+    wrapped_key: bytes,
+    context: Mapping[str, str],
+    key_arn: str,
+    memory: SecretMemory,
+    *,
+    deadline: float,
+    grant_token: str | None = None,
 ) -> list[str]:
     """Have KMS decrypt ``wrapped_key`` into ``memory``; return notes on what this machine could not protect.
 
     ``context`` is the encryption context and ``key_arn`` the KMS key that the volume's header names. At ``deadline``,
     a moment of `time.monotonic`, the process is killed if it has not answered. Settings and credentials come from this
-    process's environment and files, as `ebscrypt.config.load` reads them.
+    process's environment and files, as `ebscrypt.config.load` reads them. With ``grant_token`` the process asks under
+    that grant, and the embedded KMS takes it for the grantee, so that the grant is what allows it.
 
     Raises what KMS or the settings were the cause of (`KmsError` and its family, `ConfigError`, `NotPermitted`),
     `KmsUnreachable` at the deadline, `DaemonError` when the process failed. Then ``memory`` holds zeros.
     """
     fd = memory.fileno()
-    request = UnwrapRequest(wrapped_key, dict(context), key_arn, fd, memory.size, deadline)
+    request = UnwrapRequest(wrapped_key, dict(context), key_arn, fd, memory.size, deadline, grant_token)
     process = subprocess.Popen(
         # -P: python -m would otherwise look for modules in the working directory first.
         [sys.executable, "-P", "-m", MODULE],

@@ -60,13 +60,21 @@ def _unwrap() -> list[str]:
     from ebscrypt import config  # noqa: PLC0415
     from ebscrypt.core import SecretMemory, harden_process  # noqa: PLC0415
     from ebscrypt.kms.client import KmsClient  # noqa: PLC0415
+    from ebscrypt.kms.principals import grantee  # noqa: PLC0415
 
     unlocked = harden_process(lock_memory=True, io_flusher=False)
     notes = [_NOT_LOCKED] if unlocked and not _lock_by_capability() else []
     request = msgspec.json.decode(_read_request(), type=UnwrapRequest)
     memory = SecretMemory.adopt(request.fd, request.size)
-    key = KmsClient(_in_time(config.load(), request.deadline)).decrypt(
-        request.wrapped_key, request.context, expected_key_arn=request.key_arn, size=request.size
+    settings = _in_time(config.load(), request.deadline)
+    # Only the embedded KMS believes a principal that it is told: any other judges by credentials.
+    under_grant = request.grant_token is not None and settings.kms.endpoint == "embedded"
+    key = KmsClient(settings, principal=grantee(settings) if under_grant else None, notes=notes).decrypt(
+        request.wrapped_key,
+        request.context,
+        expected_key_arn=request.key_arn,
+        size=request.size,
+        grant_token=request.grant_token,
     )
     memory.fill(key.plaintext)
     return notes

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import msgspec
 import pytest
 
 from ebscrypt.config import KmsSettings, PathSettings, Settings
 from ebscrypt.kms.client import KmsClient
-from tests.unit.kms.scripted import FakeClock, Scenario, listening
+from tests.unit.kms.scripted import GRANTEE, RETIRING, FakeClock, Scenario, listening
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,9 @@ def settings(tmp_path: Path) -> Settings:
 def scenario(settings: Settings) -> Iterator[Scenario]:
     """An endpoint that is listening, with everything to make a client for it."""
     with listening() as endpoint:
-        yield Scenario(settings, endpoint, FakeClock())
+        # Principals that are named: nobody has to be asked who the caller is.
+        kms = msgspec.structs.replace(settings.kms, grantee=GRANTEE, retiring_principal=RETIRING)
+        yield Scenario(msgspec.structs.replace(settings, kms=kms), endpoint, FakeClock())
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -20,6 +21,10 @@ from ebscrypt.kms.client import KmsClient
 from ebscrypt.kms.retry import Retry
 
 KEY_ARN = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+GRANTEE = "arn:aws:iam::111122223333:role/storage"
+RETIRING = "arn:aws:iam::111122223333:role/retiring"
+REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 
 
 class FakeClock:
@@ -58,14 +63,16 @@ class ScriptedEndpoint:
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
-def answers(status: int, body: Any, *, length: int | None = None) -> Behaviour:
+def answers(status: int, body: Any, *, length: int | None = None, headers: dict[str, str] | None = None) -> Behaviour:
     """Answer with a body (JSON, or bytes as they are), and claim that it has ``length`` bytes."""
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "application/x-amz-json-1.1")
-        handler.send_header("x-amzn-RequestId", "11111111-2222-3333-4444-555555555555")
+        handler.send_header("x-amzn-RequestId", REQUEST_ID)
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(content) if length is None else length))
         handler.end_headers()
         handler.wfile.write(content)
@@ -77,6 +84,16 @@ def answers(status: int, body: Any, *, length: int | None = None) -> Behaviour:
 def refuses(code: str, message: str = "", status: int = 400) -> Behaviour:
     """An error as KMS sends it."""
     return answers(status, {"__type": code, "message": message})
+
+
+def by_operation(behaviours: dict[str, Behaviour], otherwise: Behaviour) -> Behaviour:
+    """Do what the operation that is asked for has coming."""
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        operation = str(handler.headers["X-Amz-Target"]).rpartition(".")[2]
+        behaviours.get(operation, otherwise)(handler)
+
+    return behave
 
 
 def resets(handler: BaseHTTPRequestHandler) -> None:
@@ -102,7 +119,7 @@ def _handler(scripted: ScriptedEndpoint) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             scripted.targets.append(self.headers["X-Amz-Target"])
-            scripted.bodies.append(json.loads(body))
+            scripted.bodies.append(json.loads(body) if body.startswith(b"{") else dict(parse_qsl(body.decode())))
             scripted.next_behaviour()(self)
 
         def log_message(self, *_: Any) -> None:

@@ -77,8 +77,8 @@ def test_another_region_is_refused_by_name(kms: KmsClient) -> None:
     [
         ("alias/nobody", errors.KmsKeyNotFound),
         ("1234abcd-12ab-34cd-56ef-1234567890ab", errors.KmsKeyNotFound),
-        ("arn:aws:kms:eu-central-1:999999999999:key/1234abcd-12ab-34cd-56ef-1234567890ab", errors.KmsKeyNotFound),
-        ("arn:aws:kms:eu-central-1:999999999999:alias/theirs", errors.KmsKeyNotFound),
+        ("arn:aws:kms:eu-central-1:999999999999:key/1234abcd-12ab-34cd-56ef-1234567890ab", errors.InvalidParameter),
+        ("arn:aws:kms:eu-central-1:999999999999:alias/theirs", errors.InvalidParameter),
         ("arn:aws:kms:", errors.InvalidParameter),
         ("x" * 10_000, errors.InvalidParameter),
     ],
