@@ -33,8 +33,8 @@ class KmsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How KMS is reached: ``endpoint`` is ``embedded``, ``aws`` or an http(s) URL.
 
     ``deadline`` bounds one operation with all its retries, ``timeout`` one attempt; ``attempts`` counts the first.
-    ``root_key`` names the file with the embedded KMS's root key; empty means ``<state>/kms/root.key``, unless systemd
-    passes a credential called ``ebscrypt-kms-root``.
+    ``root_key`` names the file with the embedded KMS's root key; kms/embedded/root_key.py says what that means, and
+    where it is when this is empty.
 
     ``grants`` says whether each attachment gets a grant of its own: ``auto`` for the embedded KMS and where ``grantee``
     is set. ``grantee`` and ``retiring_principal`` are ARNs: who may Decrypt under the grant, and who may end it.
@@ -86,6 +86,22 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 8
 
 
+class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where snapshots lie. ``default`` is a name of ``urls``, a URL, or ``local``: ``<state>/snapshots``.
+
+    ``urls`` gives names to ``file:///directory`` and ``s3://bucket/prefix?endpoint=…&region=…&profile=…``. ``timeout``
+    (seconds) bounds one connect and one read of a request, ``attempts`` counts the first; ``workers`` blocks move at
+    once. ``grace`` (seconds) is how long a block that no snapshot lists is kept at least.
+    """
+
+    default: str = "local"
+    urls: dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9-]{0,39}\Z")], str] = {}
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=30)] = 20.0
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=20)] = 6
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    grace: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 3600.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All sections together, as `load` makes them."""
 
@@ -94,6 +110,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attach: AttachSettings = AttachSettings()
     events: EventSettings = EventSettings()
     audit: AuditSettings = AuditSettings()
+    stores: StoreSettings = StoreSettings()
 
     @property
     def catalog_path(self) -> Path:
@@ -114,6 +131,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.state) / "audit"
 
     @property
+    def snapshots_dir(self) -> Path:
+        """The store called ``local``, unless `StoreSettings.urls` says otherwise."""
+        return Path(self.paths.state) / "snapshots"
+
+    @property
+    def manifest_key_path(self) -> Path:
+        """The secret by which this installation knows its own manifests again."""
+        return Path(self.paths.state) / "manifest.key"
+
+    @property
     def kms_dir(self) -> Path:
         return Path(self.paths.state) / "kms"
 
@@ -128,6 +155,7 @@ _SECTIONS: Final = {
     "attach": AttachSettings,
     "events": EventSettings,
     "audit": AuditSettings,
+    "stores": StoreSettings,
 }
 _SHORT: Final = {
     "EBSCRYPT_STATE_DIR": ("paths", "state"),

@@ -9,9 +9,11 @@
     │   └── InvalidEventPattern         not a pattern that EventBridge would take; names the path in it
     ├── NotFound                        what was named does not exist
     │   ├── VolumeNotFound
+    │   ├── SnapshotNotFound            also: a store has no such manifest
     │   └── RuleNotFound                a rule of events
     ├── StateError                      it exists, but not in a state that allows this
-    │   └── VolumeInUse                 attached, mounted or open; says by whom
+    │   ├── VolumeInUse                 attached, mounted or open; says by whom
+    │   └── SnapshotLimit               the volume has a snapshot under way already
     ├── BackingError                    the file or block device under a volume
     │   ├── BackingInUse                another process has it
     │   ├── BackingNotEmpty             it holds data that we would overwrite
@@ -37,6 +39,20 @@
     │   ├── KmsThrottled
     │   ├── KmsUnreachable              no answer before the deadline
     │   └── KmsBadAnswer                an answer that cannot be one
+    ├── StoreError                      where snapshots lie
+    │   ├── StoreUnreachable            no answer, or not in time
+    │   ├── StoreSlowDown               it asks for fewer requests
+    │   ├── StoreAccessDenied
+    │   ├── StoreNotFound               no such bucket or directory, or no store in it
+    │   ├── StoreUnsupported            sound, but not one that we read
+    │   ├── StoreFull                   no room, or the quota is used up
+    │   ├── BlockMissing                names the block
+    │   ├── BlockDamaged                names the block: corrupted or tampered with
+    │   ├── ManifestDamaged             corrupted or tampered with
+    │   ├── ManifestNotAuthentic        sound, but nothing vouches for it
+    │   ├── ManifestExists              a snapshot's manifest is never replaced
+    │   ├── TransferCancelled           stopped because someone asked for it
+    │   └── SweepLost                   a sweep took too long and must not delete any more
     └── DaemonError                     the process that serves a volume
         ├── ExportUnavailable           this machine cannot export that way
         └── DaemonLost                  it died or does not answer
@@ -107,6 +123,10 @@ class VolumeNotFound(NotFound):
     api_code = "InvalidVolume.NotFound"
 
 
+class SnapshotNotFound(NotFound):
+    api_code = "InvalidSnapshot.NotFound"
+
+
 class RuleNotFound(NotFound):
     api_code = "ResourceNotFoundException"
 
@@ -118,6 +138,10 @@ class StateError(EbscryptError):
 
 class VolumeInUse(StateError):
     api_code = "VolumeInUse"
+
+
+class SnapshotLimit(StateError):
+    api_code = "ConcurrentSnapshotLimitExceeded"
 
 
 class BackingError(EbscryptError):
@@ -259,6 +283,71 @@ class KmsUnreachable(KmsError):
 class KmsBadAnswer(KmsError):
     api_code = "InternalError"
     errno = errno.EPROTO
+
+
+class StoreError(EbscryptError):
+    """A store of snapshots. ``retryable`` says whether the same request may succeed later."""
+
+    retryable: ClassVar[bool] = False
+
+
+class StoreUnreachable(StoreError):
+    api_code = "ServiceUnavailable"
+    errno = errno.ETIMEDOUT
+    retryable = True
+
+
+class StoreSlowDown(StoreError):
+    api_code = "RequestLimitExceeded"
+    errno = errno.EAGAIN
+    retryable = True
+
+
+class StoreAccessDenied(StoreError):
+    api_code = "UnauthorizedOperation"
+    errno = errno.EACCES
+
+
+class StoreNotFound(StoreError):
+    errno = errno.ENOENT
+
+
+class StoreUnsupported(StoreError):
+    api_code = "UnsupportedOperation"
+    errno = errno.EOPNOTSUPP
+
+
+class StoreFull(StoreError):
+    api_code = "InsufficientVolumeCapacity"
+    errno = errno.ENOSPC
+
+
+class BlockMissing(StoreError):
+    errno = errno.ENODATA
+
+
+class BlockDamaged(StoreError):
+    errno = errno.EBADMSG
+
+
+class ManifestDamaged(StoreError):
+    errno = errno.EBADMSG
+
+
+class ManifestNotAuthentic(StoreError):
+    errno = errno.EKEYREJECTED
+
+
+class ManifestExists(StoreError):
+    errno = errno.EEXIST
+
+
+class TransferCancelled(StoreError):
+    errno = errno.ECANCELED
+
+
+class SweepLost(StoreError):
+    errno = errno.ESTALE
 
 
 class DaemonError(EbscryptError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -31,6 +32,8 @@ CONTEXT_NAME: Final = "aws:ebs:id"
 """The one name in EBS's encryption context (facts §1.2)."""
 
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{17}")
+_SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{17}")
+_KEY_NAMES = uuid.UUID("8f6ed1c6-3c5e-4b0b-9d0a-52a1a4c0f5e7")
 _SIZE = re.compile(r"([0-9]{1,20})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
@@ -60,6 +63,27 @@ def check_transition(volume_id: str, old: VolumeState, new: VolumeState) -> None
     """Raise `StateError` unless the table lets a volume go from ``old`` to ``new``."""
     if new not in VOLUME_TRANSITIONS[old]:
         raise StateError(f"volume {volume_id} is {old}: it cannot become {new}")
+
+
+class SnapshotState(StrEnum):
+    """EC2's snapshot states (facts §6.2) that there are here."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    ERROR = "error"
+
+
+SNAPSHOT_TRANSITIONS: Final[dict[SnapshotState, frozenset[SnapshotState]]] = {
+    SnapshotState.PENDING: frozenset({SnapshotState.COMPLETED, SnapshotState.ERROR}),
+    SnapshotState.COMPLETED: frozenset(),
+    SnapshotState.ERROR: frozenset(),
+}
+
+
+def check_snapshot_transition(snapshot_id: str, old: SnapshotState, new: SnapshotState) -> None:
+    """Raise `StateError` unless the table lets a snapshot go from ``old`` to ``new``."""
+    if new not in SNAPSHOT_TRANSITIONS[old]:
+        raise StateError(f"snapshot {snapshot_id} is {old}: it cannot become {new}")
 
 
 class ExportKind(StrEnum):
@@ -113,7 +137,8 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A volume as the catalog keeps it. ``size`` in bytes; ``kms_key_arn`` always a full key ARN, None when plain.
 
     ``backing_owned`` says that ebscrypt made the file and may remove it; a block device or a file that the user named
-    is never removed. ``was_attached`` says that a crash or a reboot ended its last attachment, not `detach`.
+    is never removed. ``was_attached`` says that it has been attached and was not detached by command since: whatever
+    ended that attachment was a crash, a reboot or systemd. ``attach_failure`` is why the last try to attach it failed.
     """
 
     volume_id: str
@@ -132,6 +157,39 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     state_message: str | None = None
     on_key_unusable: OnKeyUnusable = OnKeyUnusable.IGNORE
     was_attached: bool = False
+    attach_failure: str | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A snapshot as the catalog keeps it. ``volume_size``, ``bytes_done`` and ``bytes_total`` in bytes.
+
+    ``volume_id`` is the source volume, which may be gone, also of a copy. ``kms_key_arn`` is a full key ARN, None when
+    plain; ``data_encryption_key_id`` is equal for all that has the same data key. ``start_time`` is the point in time
+    of the data. ``store`` is a name of the settings or a URL. ``digest`` (hexadecimal) is the manifest's, by which the
+    catalog knows it again. ``parent`` is the snapshot that this one was made on top of, ``copied_from`` the source of a
+    copy. ``deleting`` says that a deletion has begun: nothing may be made from it any more.
+    """
+
+    snapshot_id: str
+    volume_id: str
+    state: SnapshotState
+    volume_size: int
+    sector_size: int
+    encrypted: bool
+    kms_key_arn: str | None = None
+    data_encryption_key_id: str | None = None
+    description: str = ""
+    start_time: datetime
+    completion_time: datetime | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
+    store: str
+    digest: str | None = None
+    parent: str | None = None
+    copied_from: str | None = None
+    state_message: str | None = None
+    deleting: bool = False
+    tags: dict[str, str] = {}
 
 
 class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -194,11 +252,40 @@ def new_volume_id() -> str:
 def check_volume_id(text: str) -> str:
     """Return ``text`` if it is a volume id, else raise `InvalidParameter`."""
     if not _VOLUME_ID.fullmatch(text):
-        shown = text if len(text) <= 40 else f"{text[:40]}… ({len(text)} characters)"
         raise InvalidParameter(
-            f"{shown!r} is not a volume id", hint="a volume id is vol- and 17 hexadecimal digits: see `ebscrypt ls`"
+            f"{_shown(text)!r} is not a volume id",
+            hint="a volume id is vol- and 17 hexadecimal digits: see `ebscrypt ls`",
         )
     return text
+
+
+def new_snapshot_id() -> str:
+    """A fresh id: ``snap-`` and 17 lower-case hexadecimal digits (facts §6.1), 68 random bits."""
+    return f"snap-{secrets.token_hex(9)[:17]}"
+
+
+def check_snapshot_id(text: str) -> str:
+    """Return ``text`` if it is a snapshot id, else raise `InvalidParameter`. It becomes a part of paths."""
+    if not _SNAPSHOT_ID.fullmatch(text):
+        raise InvalidParameter(
+            f"{_shown(text)!r} is not a snapshot id",
+            hint="a snapshot id is snap- and 17 hexadecimal digits: see `ebscrypt snapshot ls`",
+        )
+    return text
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}… ({len(text)} characters)"
+
+
+def new_data_encryption_key_id() -> str:
+    """A fresh name of a data key: a UUID, which tells nothing of the key."""
+    return str(uuid.uuid4())
+
+
+def data_encryption_key_id(volume_id: str, named: str | None) -> str:
+    """The name of a volume's data key: the one in its header's token, or for a header without one derived of the id."""
+    return named or str(uuid.uuid5(_KEY_NAMES, volume_id))
 
 
 def parse_size(text: str) -> int:

@@ -2,6 +2,7 @@
 
     events      the record of one event, as EventBridge would carry it
     tables      the tables, in SQLAlchemy's words, for SQLite now and PostgreSQL later
+    snapshots   snapshots and their tags: what `Catalog.snapshots` gives
     schema      opening the database: safety settings, permissions, schema version and migrations
     catalog     `Catalog`: the questions and changes that control needs, one transaction each
 

@@ -7,7 +7,7 @@ event are one transaction: either both are there after a crash or neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -21,6 +21,7 @@ from ebscrypt.catalog.event_rows import Event
 from ebscrypt.catalog.keys import KeyRows
 from ebscrypt.catalog.rules import RuleRows
 from ebscrypt.catalog.schema import WRITE, open_database
+from ebscrypt.catalog.snapshots import SnapshotRows
 from ebscrypt.catalog.tables import VOLUME_TAGS, VOLUMES
 from ebscrypt.errors import (
     BackingInUse,
@@ -55,6 +56,7 @@ class Catalog:
         self._keep_events = keep_events
         self.rules = RuleRows(self._transaction)
         self.keys = KeyRows(self._transaction)
+        self.snapshots = SnapshotRows(self._transaction, self._write_event)
         with self._translated():
             self._engine: Engine = open_database(path)
 
@@ -96,10 +98,10 @@ class Catalog:
         volume_id: str,
         expected: VolumeState,
         new: VolumeState,
-        event: Event | None = None,
+        event: Event | Sequence[Event] | None = None,
         **values: Any,
     ) -> Volume:
-        """Take a volume from one state to another, with its event and further columns (``size``, ``state_message``…).
+        """Take a volume from one state to another, with its events and further columns (``size``, ``state_message``…).
 
         Raises `StateError` when the table of transitions forbids it, or when the volume is not in ``expected`` now. A
         volume that goes to ``error`` gives up its claim on its backing.
@@ -121,10 +123,10 @@ class Catalog:
             connection.execute(statement)
             return _one(connection, volume_id)
 
-    def correct(self, volume_id: str, **values: Any) -> Volume:
-        """Put other values in a volume's row, where its own header or its place on this machine proves the row wrong.
+    def correct(self, volume_id: str, event: Event | None = None, /, **values: Any) -> Volume:
+        """Put other values in a volume's row, with the event that goes with them. Never the state.
 
-        Never the state. Raises `BackingInUse` if ``backing`` is another volume's.
+        Raises `BackingInUse` if ``backing`` is another volume's.
         """
         if "state" in values:
             raise ValueError("a state is changed by change_state")
@@ -136,6 +138,7 @@ class Catalog:
                 connection.execute(update(VOLUMES).where(VOLUMES.c.volume_id == volume_id).values(**values))
             except IntegrityError as error:
                 raise _claimed(connection, msgspec.structs.replace(volume, backing=values["backing"])) from error
+            self._write_event(connection, event)
             return _one(connection, volume_id)
 
     def resizes(self) -> dict[str, int]:
@@ -187,11 +190,16 @@ class Catalog:
         with self._transaction() as connection:
             return event_rows.sequence_of(connection, event_id)
 
-    def _write_event(self, connection: Connection, event: Event | None) -> None:
-        event_rows.write_event(connection, event, keep=self._keep_events)
+    def _write_event(self, connection: Connection, event: Event | Sequence[Event] | None) -> None:
+        for one in [event] if event is None or isinstance(event, Mapping) else event:
+            event_rows.write_event(connection, one, keep=self._keep_events)
 
     def _compare_and_set(
-        self, volume_id: str, expected: VolumeState, values: Mapping[str, Any], event: Event | None = None
+        self,
+        volume_id: str,
+        expected: VolumeState,
+        values: Mapping[str, Any],
+        event: Event | Sequence[Event] | None = None,
     ) -> Volume:
         condition = (VOLUMES.c.volume_id == volume_id) & (VOLUMES.c.state == expected.value)
         with self._transaction(write=True) as connection:

@@ -80,7 +80,8 @@ class KeyRows:
         if volume_id is not None:
             statement = statement.where(GRANTS.c.volume_id == volume_id)
         with self._transaction() as connection:
-            return [msgspec.convert(dict(row), GrantRow) for row in connection.execute(statement).mappings()]
+            rows = connection.execute(statement).mappings()
+            return [GrantRow(**{name: row[name] for name in GrantRow.__struct_fields__}) for row in rows]
 
     def begin_rewrap(self, volume_id: str, target_kms_key_arn: str) -> None:
         """Note the KMS key that a rewrap is on its way to, before the header is touched."""

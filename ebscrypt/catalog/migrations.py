@@ -52,6 +52,9 @@ _RULES: Final = (
 _KEYS: Final = (
     "ALTER TABLE volumes ADD COLUMN on_key_unusable VARCHAR(16) DEFAULT 'ignore' NOT NULL",
     "ALTER TABLE volumes ADD COLUMN was_attached BOOLEAN DEFAULT '0' NOT NULL",
+    # Attached while ebscrypt was upgraded under it.
+    "UPDATE volumes SET was_attached = 1 WHERE state = 'in-use'",
+    "ALTER TABLE volumes ADD COLUMN attach_failure TEXT",
     "ALTER TABLE volumes ADD COLUMN target_kms_key_arn TEXT",
     """
     CREATE TABLE encryption_defaults (
@@ -76,6 +79,46 @@ _KEYS: Final = (
 )
 
 
+_SNAPSHOTS: Final = (
+    """
+    CREATE TABLE snapshots (
+        snapshot_id VARCHAR(22) NOT NULL,
+        volume_id VARCHAR(21) NOT NULL,
+        state VARCHAR(16) NOT NULL CONSTRAINT snapshots_state CHECK (state IN ('pending', 'completed', 'error')),
+        volume_size BIGINT NOT NULL CONSTRAINT snapshots_size CHECK (volume_size > 0),
+        sector_size INTEGER NOT NULL,
+        encrypted BOOLEAN NOT NULL,
+        kms_key_arn TEXT CONSTRAINT snapshots_key CHECK (encrypted OR kms_key_arn IS NULL),
+        data_encryption_key_id VARCHAR(128),
+        description VARCHAR(255) NOT NULL,
+        start_time DATETIME NOT NULL,
+        completion_time DATETIME,
+        bytes_done BIGINT NOT NULL,
+        bytes_total BIGINT NOT NULL,
+        store TEXT NOT NULL,
+        digest VARCHAR(64) CONSTRAINT snapshots_digest CHECK (state <> 'completed' OR digest IS NOT NULL),
+        parent VARCHAR(22),
+        copied_from VARCHAR(22),
+        state_message TEXT,
+        deleting BOOLEAN NOT NULL,
+        job TEXT CONSTRAINT snapshots_job CHECK (job IS NULL OR state = 'pending'),
+        PRIMARY KEY (snapshot_id)
+    )
+    """,
+    "CREATE INDEX ix_snapshots_volume_id ON snapshots (volume_id)",
+    "CREATE INDEX snapshots_by_state ON snapshots (state)",
+    """
+    CREATE TABLE snapshot_tags (
+        snapshot_id VARCHAR(22) NOT NULL,
+        key VARCHAR(127) NOT NULL,
+        value VARCHAR(256) NOT NULL,
+        PRIMARY KEY (snapshot_id, key),
+        FOREIGN KEY(snapshot_id) REFERENCES snapshots (snapshot_id) ON DELETE CASCADE
+    )
+    """,
+)
+
+
 def _add_rules(connection: Connection) -> None:
     for statement in _RULES:
         connection.exec_driver_sql(statement)
@@ -86,5 +129,10 @@ def _add_keys(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {1: _add_rules, 2: _add_keys}
+def _add_snapshots(connection: Connection) -> None:
+    for statement in _SNAPSHOTS:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {1: _add_rules, 2: _add_keys, 3: _add_snapshots}
 """``MIGRATIONS[n]`` makes version ``n + 1`` from version ``n``. A released step is never changed, only followed."""

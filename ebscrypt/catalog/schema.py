@@ -26,7 +26,7 @@ WRITE: Final = "ebscrypt_write"
 """Execution option of a connection whose transaction will write."""
 
 
-VERSION: Final = 3
+VERSION: Final = 4
 """The schema that `tables` describes. A fresh catalog is made at this version at once."""
 
 

@@ -6,6 +6,7 @@
               rule_targets ──< deliveries     one row an event that a target has yet to get; gone when it has it
     encryption_defaults              one row for each account and Region that has other than EBS's own defaults
     grants                           one row a grant that must be retired; written before KMS is asked for it
+    snapshots ──< snapshot_tags      one row a snapshot, also while it is made or deleted; a deleted one has none
     schema_version                   one row: which `schema.MIGRATIONS` have run
 
 A backing belongs to one volume at most. A volume in ``error`` gives up its claim on it, so that its creation can be
@@ -36,7 +37,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from ebscrypt.model import VolumeState
+from ebscrypt.model import SnapshotState, VolumeState
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
@@ -86,6 +87,7 @@ VOLUMES: Final = Table(
     Column("state_message", Text),
     Column("on_key_unusable", String(16), nullable=False, server_default="ignore"),
     Column("was_attached", Boolean, nullable=False, server_default="0"),
+    Column("attach_failure", Text),
     # The KMS key that a rewrap is on its way to: set first and cleared last, like target_size.
     Column("target_kms_key_arn", Text),
 )
@@ -170,4 +172,47 @@ GRANTS: Final = Table(
     Column("kms_key_arn", Text, nullable=False),
     Column("grant_id", String(128)),
     Column("create_time", UtcDateTime, nullable=False),
+)
+
+_SNAPSHOT_STATES = ", ".join(f"'{state.value}'" for state in SnapshotState)
+
+SNAPSHOTS: Final = Table(
+    "snapshots",
+    METADATA,
+    Column("snapshot_id", String(22), primary_key=True),
+    # No foreign key: a snapshot outlives its volume.
+    Column("volume_id", String(21), nullable=False, index=True),
+    Column(
+        "state", String(16), CheckConstraint(f"state IN ({_SNAPSHOT_STATES})", name="snapshots_state"), nullable=False
+    ),
+    Column("volume_size", BigInteger, CheckConstraint("volume_size > 0", name="snapshots_size"), nullable=False),
+    Column("sector_size", Integer, nullable=False),
+    Column("encrypted", Boolean, nullable=False),
+    Column("kms_key_arn", Text, CheckConstraint("encrypted OR kms_key_arn IS NULL", name="snapshots_key")),
+    Column("data_encryption_key_id", String(128)),
+    Column("description", String(255), nullable=False),
+    Column("start_time", UtcDateTime, nullable=False),
+    Column("completion_time", UtcDateTime),
+    Column("bytes_done", BigInteger, nullable=False),
+    Column("bytes_total", BigInteger, nullable=False),
+    Column("store", Text, nullable=False),
+    Column(
+        "digest", String(64), CheckConstraint("state <> 'completed' OR digest IS NOT NULL", name="snapshots_digest")
+    ),
+    Column("parent", String(22)),
+    Column("copied_from", String(22)),
+    Column("state_message", Text),
+    Column("deleting", Boolean, nullable=False),
+    # What a pending snapshot's copier must know besides; control's own JSON.
+    Column("job", Text, CheckConstraint("job IS NULL OR state = 'pending'", name="snapshots_job")),
+)
+
+Index("snapshots_by_state", SNAPSHOTS.c.state)
+
+SNAPSHOT_TAGS: Final = Table(
+    "snapshot_tags",
+    METADATA,
+    Column("snapshot_id", ForeignKey(SNAPSHOTS.c.snapshot_id, ondelete="CASCADE"), primary_key=True),
+    Column("key", String(127), primary_key=True),
+    Column("value", String(256), nullable=False),
 )

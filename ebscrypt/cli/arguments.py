@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ebscrypt.errors import InvalidParameter
-from ebscrypt.model import parse_size
+from ebscrypt.model import OnKeyUnusable, parse_size
 
 if TYPE_CHECKING:
     from ebscrypt.control.site import Site
@@ -28,6 +28,16 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_volume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("volume_id", metavar="VOL", help="a volume id, vol-…")
+
+
+def add_on_key_unusable(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--on-key-unusable",
+        choices=[mode.value for mode in OnKeyUnusable],
+        required=required,
+        default=None if required else OnKeyUnusable.IGNORE.value,
+        help="what becomes of the attached volume while its KMS key cannot be used (ignore)",
+    )
 
 
 def add_size(parser: argparse.ArgumentParser, *, required: bool, text: str) -> None:

@@ -1,6 +1,11 @@
 """Make a volume and print its id.
 
-It is encrypted unless --no-encrypted is given; its data key is made by KMS and kept in its header, wrapped.
+It is encrypted unless --no-encrypted is given; its data key is made by KMS and kept in its header, wrapped. The KMS key
+is the account and Region's default unless --kms-key-id names one: see `ebscrypt default-encryption`.
+
+With --snapshot-id it holds what the snapshot holds, and is as large unless --size says more. Of an encrypted snapshot
+it has the KMS key unless --kms-key-id names another: then it gets a data key of its own, and every block is turned to
+it. The command returns when all blocks are there.
 """
 
 from __future__ import annotations
@@ -8,7 +13,8 @@ from __future__ import annotations
 import argparse
 
 from ebscrypt.cli import arguments, output
-from ebscrypt.model import DEFAULT_SECTOR_SIZE, SECTOR_SIZES
+from ebscrypt.cli.progress import ProgressLine
+from ebscrypt.model import SECTOR_SIZES, OnKeyUnusable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encrypted", action=argparse.BooleanOptionalAction, default=True, help="encrypt the volume (the default)"
     )
-    parser.add_argument("--kms-key-id", metavar="KEY", help="key id, ARN, alias/… or alias ARN (alias/aws/ebs)")
+    parser.add_argument("--kms-key-id", metavar="KEY", help="key id, ARN, alias/… or alias ARN (the default key)")
+    parser.add_argument("--snapshot-id", metavar="SNAP", help="the snapshot that the volume begins with")
     parser.add_argument(
         "--backing", metavar="PATH", help="a file or an empty block device, instead of a file of our own"
     )
@@ -29,29 +36,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sector-size",
         type=int,
         choices=SECTOR_SIZES,
-        default=DEFAULT_SECTOR_SIZE,
-        help="bytes enciphered at once (4096)",
+        help="bytes enciphered at once (4096, or as in the snapshot)",
     )
+    arguments.add_on_key_unusable(parser, required=False)
     parser.add_argument("--tag", metavar="KEY=VALUE", action="append", default=[], help="a tag; may be repeated")
     arguments.add_output(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     from ebscrypt.control.create import VolumeRequest, create_volume  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.defaults import refuse_plain  # noqa: PLC0415 - the same
 
     request = VolumeRequest(
         size=parsed.size,
         encrypted=parsed.encrypted,
         kms_key_id=parsed.kms_key_id,
         volume_type=parsed.volume_type,
+        snapshot_id=parsed.snapshot_id,
         sector_size=parsed.sector_size,
         backing=parsed.backing,
         force=parsed.force,
         preallocate=parsed.preallocate,
+        on_key_unusable=OnKeyUnusable(parsed.on_key_unusable),
         tags=arguments.tags(parsed.tag),
     )
     with arguments.opened(parsed) as site:
-        volume = create_volume(site, request)
+        if not parsed.encrypted:
+            refuse_plain(site)
+        with ProgressLine() as line:
+            volume = create_volume(site, request, told=line.show)
     if parsed.output == "json":
         output.print_json(output.volume_record(volume))
     else:

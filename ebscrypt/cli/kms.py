@@ -1,19 +1,22 @@
-"""KMS keys and aliases, by the names that AWS's own command line uses.
+"""KMS keys, by the names that AWS's own command line uses, and the embedded KMS itself.
 
-With EBSCRYPT_KMS=embedded, the default, they are those of the embedded KMS, else those of the KMS that is set. `serve`
-lets other programs on this machine use the embedded one.
+With EBSCRYPT_KMS=embedded, the default, the keys are those of the embedded KMS, else those of the KMS that is set.
+These concern the embedded one only: `root-key` and `rotate-root` for the key over all keys, `export` and `import` for a
+backup of them, `serve` to let other programs on this machine use it.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ebscrypt.cli import arguments, output
+from ebscrypt.cli import arguments, kms_material, kms_serve, kms_show, kms_store, output
 from ebscrypt.cli.commands import Parser
-from ebscrypt.errors import InvalidParameter, KmsError, UsageError
+from ebscrypt.cli.kms_table import OPERATIONS
+from ebscrypt.cli.kms_words import Answer, Argument, KeyArgument, Operation
+from ebscrypt.errors import KmsError, UsageError
+from ebscrypt.kms.names import parse_key_name
 
 if TYPE_CHECKING:
     from ebscrypt.control.site import Site
@@ -30,30 +33,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         arguments.add_output(command)
         return command
 
-    create = add("create-key", _create_key, "make a symmetric key; prints its ARN")
-    create.add_argument("--description", default="", help="what it is for")
-    _add_key(add("describe-key", _describe_key, "show a key"))
     add("list-keys", _list_keys, "list the keys with their states and aliases", "ls")
-    _add_key(add("enable-key", _simple("EnableKey"), "let a disabled key be used again", "enable"))
-    _add_key(add("disable-key", _simple("DisableKey"), "let a key not be used", "disable"))
-    schedule = add("schedule-key-deletion", _schedule, "delete a key after a waiting period", "schedule-deletion")
-    schedule.add_argument("--pending-window-in-days", type=int, default=30, help="7 to 30 (30)")
-    _add_key(schedule)
-    _add_key(add("cancel-key-deletion", _simple("CancelKeyDeletion"), "keep it after all", "cancel-deletion"))
-    for name, operation, text in (
-        ("create-alias", "CreateAlias", "give a key another name"),
-        ("update-alias", "UpdateAlias", "let an alias name another key"),
-    ):
-        alias = add(name, _alias(operation), text)
-        alias.add_argument("--alias-name", required=True, metavar="ALIAS", help="alias/…")
-        alias.add_argument("--target-key-id", required=True, metavar="KEY", help="the key it shall name")
-    add("delete-alias", _alias("DeleteAlias"), "remove an alias; its key stays").add_argument(
-        "--alias-name", required=True, metavar="ALIAS", help="alias/…"
-    )
-    add("list-aliases", _list_aliases, "list the aliases")
-    serve = add("serve", _serve, "serve the embedded KMS over HTTP on this machine; prints its URL")
-    serve.add_argument("--port", type=int, default=4599, help="0 takes a free one (4599)")
-    serve.add_argument("--host", default="127.0.0.1", help="an address of this machine's own (127.0.0.1)")
+    for operation in OPERATIONS:
+        command = add(operation.name, _perform(operation), operation.text, *operation.aliases)
+        if operation.key is not KeyArgument.NONE:
+            _add_key(command)
+        for argument in operation.arguments:
+            _add_argument(command, argument)
+    text = "give a key of origin EXTERNAL its key material: wraps and imports it in one go"
+    material = add("import-key-material", _import_key_material, text)
+    _add_key(material)
+    kms_material.configure(material)
+    kms_store.configure(add)
+    kms_serve.configure(add)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -67,38 +59,83 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-id", metavar="KEY", help="the same, as aws kms has it")
 
 
+def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    options: dict[str, Any] = {"required": argument.required, "help": argument.text, "dest": argument.flag}
+    if argument.switch:
+        parser.add_argument(argument.flag, action="store_const", const=True, **options)
+        return
+    options |= {"choices": argument.choices, "default": argument.default, "type": argument.kind}
+    if argument.many:
+        options["nargs"] = "+"
+    parser.add_argument(argument.flag, metavar=argument.metavar, **options)
+
+
+def _perform(operation: Operation) -> _Handler:
+    """The command that asks for this operation and shows its answer."""
+
+    def handle(site: Site, parsed: argparse.Namespace) -> None:
+        request = dict(operation.fixed) | _key_member(site, operation, parsed) | _members(operation, parsed)
+        try:
+            answer = _asked(site, operation, request)
+        except KmsError as error:
+            if error.kms_code != "DryRunOperationException":
+                raise
+            arguments.say("it would succeed", parsed)
+            return
+        _print(parsed, answer, operation.show)
+
+    return handle
+
+
+def _asked(site: Site, operation: Operation, request: dict[str, Any]) -> Answer:
+    if operation.listing is None:
+        return site.kms.call(operation.operation, **request)
+    return {operation.listing: list(_pages(site, operation.operation, operation.listing, request))}
+
+
+def _key_member(site: Site, operation: Operation, parsed: argparse.Namespace) -> dict[str, str]:
+    if operation.key is KeyArgument.NONE:
+        return {}
+    if operation.key is KeyArgument.OPTIONAL and parsed.key is None and parsed.key_id is None:
+        return {}
+    key = _key(parsed)
+    return {"KeyId": key if operation.key is KeyArgument.ANY else _by_id(site, key)}
+
+
+def _members(operation: Operation, parsed: argparse.Namespace) -> dict[str, Any]:
+    """The request's members from the options that were given. Two options may be halves of one member."""
+    members: dict[str, Any] = {}
+    for argument in operation.arguments:
+        given = getattr(parsed, argument.flag)
+        if given is None:
+            continue
+        value = argument.value(given)
+        if argument.member in ("TargetKeyId", "AliasName"):
+            parse_key_name(value, argument.flag)
+        members[argument.member] = members[argument.member] | value if argument.member in members else value
+    return members
+
+
 def _key(parsed: argparse.Namespace) -> str:
     given = [key for key in (parsed.key, parsed.key_id) if key is not None]
     if len(given) != 1:
         raise UsageError("name one KEY", hint="see `ebscrypt kms list-keys`")
+    parse_key_name(given[0], "KEY" if parsed.key_id is None else "--key-id")
     return str(given[0])
 
 
-def _create_key(site: Site, parsed: argparse.Namespace) -> None:
-    answer = site.kms.call("CreateKey", Description=parsed.description)
-    _print(parsed, answer, answer["KeyMetadata"]["Arn"])
-
-
-def _describe_key(site: Site, parsed: argparse.Namespace) -> None:
-    answer = site.kms.call("DescribeKey", KeyId=_key(parsed))
-    if parsed.output == "json":
-        output.print_json(answer)
-        return
-    key = answer["KeyMetadata"]
-    names = {"key": "Arn", "state": "KeyState", "description": "Description", "usage": "KeyUsage", "spec": "KeySpec"}
-    fields: dict[str, str | None] = {ours: key.get(theirs) or None for ours, theirs in names.items()}
-    fields["created"] = output.timestamp(key["CreationDate"])
-    fields["deletion"] = output.timestamp(key["DeletionDate"]) if key.get("DeletionDate") else None
-    output.print_fields(fields)
+def _by_id(site: Site, key: str) -> str:
+    """Most operations take no alias; people think in aliases."""
+    return site.kms.describe_key(key).arn if "alias/" in key else key
 
 
 def _list_keys(site: Site, parsed: argparse.Namespace) -> None:
-    keys = list(_pages(site, "ListKeys", "Keys"))
+    keys = list(_pages(site, "ListKeys", "Keys", {}))
     if parsed.output == "json":
         output.print_json({"Keys": keys})
         return
     names: dict[str, list[str]] = {}
-    for alias in _pages(site, "ListAliases", "Aliases"):
+    for alias in _pages(site, "ListAliases", "Aliases", {}):
         names.setdefault(alias.get("TargetKeyId", ""), []).append(alias["AliasName"])
     rows = [
         (key["KeyId"], *_state(site, key["KeyId"]), ", ".join(sorted(names.get(key["KeyId"], []))) or "-")
@@ -116,77 +153,23 @@ def _state(site: Site, key_id: str) -> tuple[str, str]:
     return key.state, key.description or "-"
 
 
-def _list_aliases(site: Site, parsed: argparse.Namespace) -> None:
-    aliases = list(_pages(site, "ListAliases", "Aliases"))
-    if parsed.output == "json":
-        output.print_json({"Aliases": aliases})
-        return
-    output.print_table(("ALIAS", "KEY"), [(alias["AliasName"], alias.get("TargetKeyId", "-")) for alias in aliases])
-
-
-def _pages(site: Site, operation: str, member: str) -> Iterator[dict[str, Any]]:
+def _pages(site: Site, operation: str, member: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     marker: dict[str, str] = {}
     while True:
-        answer = site.kms.call(operation, **marker)
+        answer = site.kms.call(operation, **request, **marker)
         yield from answer[member]
         if not answer.get("Truncated"):
             return
         marker = {"Marker": answer["NextMarker"]}
 
 
-def _simple(operation: str) -> _Handler:
-    """A command that names a key and has nothing to print but that it was done."""
-
-    def handle(site: Site, parsed: argparse.Namespace) -> None:
-        key = _key(parsed)
-        answer = site.kms.call(operation, KeyId=_by_id(site, key))
-        _print(parsed, answer, None)
-
-    return handle
+def _import_key_material(site: Site, parsed: argparse.Namespace) -> None:
+    answer = kms_material.import_key_material(site, _by_id(site, _key(parsed)), parsed)
+    _print(parsed, answer, kms_show.material_id)
 
 
-def _by_id(site: Site, key: str) -> str:
-    """These operations take no alias; people think in aliases."""
-    return site.kms.describe_key(key).arn if "alias/" in key else key
-
-
-def _schedule(site: Site, parsed: argparse.Namespace) -> None:
-    key, days = _by_id(site, _key(parsed)), parsed.pending_window_in_days
-    answer = site.kms.call("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=days)
-    _print(parsed, answer, None)
-    if parsed.output == "text":
-        arguments.say(f"deleted on {output.timestamp(answer['DeletionDate'])}, and with it all data under it", parsed)
-
-
-def _alias(operation: str) -> _Handler:
-    def handle(site: Site, parsed: argparse.Namespace) -> None:
-        target = {} if operation == "DeleteAlias" else {"TargetKeyId": parsed.target_key_id}
-        _print(parsed, site.kms.call(operation, AliasName=parsed.alias_name, **target), None)
-
-    return handle
-
-
-def _print(parsed: argparse.Namespace, answer: dict[str, Any], text: str | None) -> None:
+def _print(parsed: argparse.Namespace, answer: Answer, show: Callable[[Answer], None] | None) -> None:
     if parsed.output == "json":
         output.print_json(answer)
-    elif text is not None:
-        print(text)
-
-
-def _serve(site: Site, parsed: argparse.Namespace) -> None:
-    from ebscrypt.kms.embedded.http import serve  # noqa: PLC0415 - the HTTP server, which no other command needs
-
-    if site.settings.kms.endpoint != "embedded":
-        raise InvalidParameter(
-            f"kms.endpoint is {site.settings.kms.endpoint}: only the embedded KMS can be served",
-            hint="set EBSCRYPT_KMS=embedded for this command",
-        )
-
-    def ready(url: str) -> None:
-        if parsed.output == "json":
-            output.print_json({"Url": url})
-        else:
-            print(url)
-        sys.stdout.flush()
-
-    serve(site.settings, parsed.host, parsed.port, ready)
+    elif show is not None:
+        show(answer)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ebscrypt.cli import key_watch
 from ebscrypt.control.runtime import Attached
 from ebscrypt.model import GIB, Attachment, AttachmentState, Volume, format_size
 
@@ -42,6 +43,8 @@ def volume_record(volume: Volume, attached: Attached | None = None) -> dict[str,
         "VolumeId": volume.volume_id,
         "State": volume.state.value,
         "StateMessage": volume.state_message,
+        "AttachFailure": volume.attach_failure,
+        "OnKeyUnusable": volume.on_key_unusable.value,
         "Size": volume.size // GIB if volume.size % GIB == 0 else None,
         "SizeBytes": volume.size,
         "Encrypted": volume.encrypted,
@@ -62,7 +65,7 @@ def attachment_record(volume_id: str, attached: Attached) -> dict[str, Any]:
     """An attachment as DescribeVolumes would tell it, and what is ours."""
     record: dict[str, Any] = {"VolumeId": volume_id, "State": attached.state.value}
     attachment = attached.attachment
-    return record if attachment is None else record | _served(attachment)
+    return record if attachment is None else record | _served(attachment) | key_watch.record(attached)
 
 
 def attached_record(attachment: Attachment) -> dict[str, Any]:
@@ -107,6 +110,7 @@ def volume_fields(volume: Volume, attached: Attached | None) -> dict[str, str | 
         "volume": volume.volume_id,
         "state": state_text(volume, attached),
         "why": volume.state_message,
+        "not attached": volume.attach_failure,
         "size": f"{format_size(volume.size)} ({volume.size} bytes)",
         "encrypted": f"yes, sectors of {volume.sector_size} bytes" if volume.encrypted else "no",
         "KMS key": volume.kms_key_arn,
@@ -123,7 +127,7 @@ def volume_fields(volume: Volume, attached: Attached | None) -> dict[str, str | 
             "key memory": attachment.key_memory,
             "notes": "; ".join(attachment.notes) or None,
         }
-    return fields
+    return fields | key_watch.fields(volume, attached)
 
 
 def state_text(volume: Volume, attached: Attached | None) -> str:

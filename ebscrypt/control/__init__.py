@@ -3,6 +3,7 @@
     site         what a command works on: settings, catalog, KMS          recover    what a crash interrupted
     create, delete, describe, resize, tags, check, rebuild                the life of a volume
     attach, detach, unit                                                  its attachments; unit is for systemd
+    doctor, doctor_key, audit                                             this machine, a KMS key, what was asked of KMS
 
 below them:
 

@@ -1,6 +1,6 @@
 """`attach_volume`: from an available volume to a device that answers.
 
-    prepare   the volume is in-use, and spec.json says what the daemon shall do
+    prepare   the volume is in-use, KMS has a grant for it, and spec.json says what the daemon shall do
     start     systemd starts the volume's unit, or we start the daemon
     commit    the device has its name under /dev/disk/by-id
 
@@ -15,13 +15,24 @@ import socket
 from typing import Final
 
 from ebscrypt.catalog.events import VolumeEvent
-from ebscrypt.control import backing, faultpoints, holders, leftovers, links, process, runtime, systemd
-from ebscrypt.control.causes import event_cause, event_key_arn
+from ebscrypt.control import backing, faultpoints, grants, holders, leftovers, links, process, rewrap, runtime, systemd
+from ebscrypt.control.causes import event_cause, failure_text
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
+from ebscrypt.control.unfinished import refuse_while_read
+from ebscrypt.control.watch import start_if_wanted
 from ebscrypt.daemon.exports import nbd_device
 from ebscrypt.daemon.exports.teardown import is_gone, teardown
-from ebscrypt.errors import BackingMissing, DaemonLost, EbscryptError, KmsError, StateError, VolumeInUse
+from ebscrypt.errors import (
+    BackingMissing,
+    DaemonLost,
+    EbscryptError,
+    KmsError,
+    KmsThrottled,
+    KmsUnreachable,
+    StateError,
+    VolumeInUse,
+)
 from ebscrypt.model import (
     Attachment,
     AttachmentSpec,
@@ -41,7 +52,7 @@ def attach_volume(
 
     ``export`` and ``read_only`` are the settings' and False where not given, or what they were when a daemon that died
     is replaced. Raises `VolumeInUse` saying who has it, whatever the daemon could not do, and for refusals of KMS
-    leaves an event. After an error the volume is as it was.
+    leaves an event. After an error the volume is as it was, and its ``attach_failure`` says why.
     """
     with on_volume(site, volume_id, "attach"):
         lost = prepare_attachment(site, volume_id, export=export, read_only=read_only)
@@ -56,20 +67,57 @@ def attach_volume(
             give_up(site, volume_id, lost, error)
             raise
         faultpoints.reach("attach.committed")
+        if attachment.key_memory is not None:
+            grants.retire_overdue(site)
         return attachment
 
 
 def prepare_attachment(
-    site: Site, volume_id: str, *, export: ExportKind | None = None, read_only: bool | None = None
+    site: Site,
+    volume_id: str,
+    *,
+    export: ExportKind | None = None,
+    read_only: bool | None = None,
+    key_may_be_kept: bool = False,
 ) -> Attachment | None:
-    """Everything before the daemon starts; the lost attachment that it takes up, if that is what it does."""
-    volume = site.catalog.volume(volume_id)
+    """Everything before the daemon starts; the lost attachment that it takes up, if that is what it does.
+
+    ``key_may_be_kept`` says that systemd may have the data key of a daemon that died: then it is left to the daemon
+    whether KMS must be asked, and a KMS that cannot make a grant now is no reason not to start it.
+    """
+    volume = rewrap.settled(site, site.catalog.volume(volume_id))
     lost = _check(site, volume)
+    refuse_while_read(site, volume, "attached")
+    token = None if lost is None else grants.present_token(site, volume)
     if lost is not None:
         lost = _take_up(site, lost, export)
+    if volume.state is VolumeState.AVAILABLE:
+        site.catalog.change_state(volume_id, VolumeState.AVAILABLE, VolumeState.IN_USE)
+        faultpoints.reach("attach.entered")
+    try:
+        if volume.kms_key_arn is not None:
+            grants.refuse_foreign_key(site, volume.kms_key_arn)
+        token = grants.begin_grant(site, volume, present=token, key_may_be_kept=key_may_be_kept)
+        runtime.write_spec(site.settings, _spec(site, volume, lost, token, export=export, read_only=read_only))
+    except BaseException as error:
+        give_up(site, volume_id, lost, error)
+        raise
+    faultpoints.reach("attach.prepared")
+    return lost
+
+
+def _spec(
+    site: Site,
+    volume: Volume,
+    lost: Attachment | None,
+    token: str | None,
+    *,
+    export: ExportKind | None,
+    read_only: bool | None,
+) -> AttachmentSpec:
     settings = site.settings.attach
-    spec = AttachmentSpec(
-        volume_id=volume_id,
+    return AttachmentSpec(
+        volume_id=volume.volume_id,
         backing=volume.backing,
         backing_kind=volume.backing_kind,
         encrypted=volume.encrypted,
@@ -80,17 +128,9 @@ def prepare_attachment(
         cache=settings.cache,
         discard=settings.discard,
         nbd_index=None if lost is None else lost.nbd_index,
+        on_key_unusable=volume.on_key_unusable,
+        grant_token=token,
     )
-    if volume.state is VolumeState.AVAILABLE:
-        site.catalog.change_state(volume_id, VolumeState.AVAILABLE, VolumeState.IN_USE)
-        faultpoints.reach("attach.entered")
-    try:
-        runtime.write_spec(site.settings, spec)
-    except BaseException as error:
-        give_up(site, volume_id, lost, error)
-        raise
-    faultpoints.reach("attach.prepared")
-    return lost
 
 
 def _check(site: Site, volume: Volume) -> Attachment | None:
@@ -143,6 +183,8 @@ def _take_up(site: Site, lost: Attachment, export: ExportKind | None) -> Attachm
                 hint="unmount it (it can only give errors), then attach again",
             )
         teardown(lost, force=True)
+    # Its records are about to go: from then on only the catalog knows that this is no first attachment.
+    site.catalog.correct(volume_id, was_attached=True)
     site.notes.append(f"the daemon of {volume_id} had died: what it left was taken down")
     runtime.remove(site.settings, volume_id)
     links.remove_link(volume_id)
@@ -164,6 +206,8 @@ def commit_attachment(site: Site, volume_id: str) -> Attachment:
     if attachment is None or not runtime.is_process(attachment.pid, attachment.pid_start):
         raise DaemonLost(f"the daemon of volume {volume_id} was ready, but is gone", hint="try again")
     links.make_link(attachment)
+    site.catalog.correct(volume_id, was_attached=True, attach_failure=None)
+    start_if_wanted(site, volume_id)
     site.notes.extend(attachment.notes)
     return attachment
 
@@ -171,21 +215,25 @@ def commit_attachment(site: Site, volume_id: str) -> Attachment:
 def give_up(site: Site, volume_id: str, lost: Attachment | None, error: BaseException) -> None:
     """After a failure: back to available, or to the lost attachment that was to be taken up; an event if KMS refused.
 
-    The kernel keeps a lost /dev/nbdN waiting, so the next `attach` may yet save what is mounted on it.
+    The kernel keeps a lost /dev/nbdN waiting, so the next `attach` may yet save what is mounted on it; its grant stays.
     """
     if lost is None:
         if (attachment := runtime.read_attachment(site.settings, volume_id)) is not None:
             _take_down_quietly(site, attachment)
         leftovers.remove_leftovers(site, volume_id)
+        if not isinstance(error, (KmsUnreachable, KmsThrottled)):
+            grants.end_grants(site, volume_id)
+    volume = site.catalog.volume(volume_id)
     event = None
     if isinstance(error, KmsError):
-        kind = VolumeEvent.ATTACH if lost is None else VolumeEvent.REATTACH
-        event = site.event(kind, "failed", volume_id, cause=event_cause(error), key_arn=event_key_arn(error))
+        kind = VolumeEvent.REATTACH if volume.was_attached else VolumeEvent.ATTACH
+        event = site.event(kind, "failed", volume_id, cause=event_cause(error), key_arn=volume.kms_key_arn)
+    why = failure_text(error, "the attachment was interrupted")
     faultpoints.reach("attach.undone")
-    if lost is None and site.catalog.volume(volume_id).state is VolumeState.IN_USE:
-        site.catalog.change_state(volume_id, VolumeState.IN_USE, VolumeState.AVAILABLE, event)
-    elif event is not None:
-        site.catalog.add_event(event)
+    if lost is None and volume.state is VolumeState.IN_USE:
+        site.catalog.change_state(volume_id, VolumeState.IN_USE, VolumeState.AVAILABLE, event, attach_failure=why)
+    else:
+        site.catalog.correct(volume_id, event, attach_failure=why)
 
 
 def _take_down_quietly(site: Site, attachment: Attachment) -> None:
@@ -194,6 +242,8 @@ def _take_down_quietly(site: Site, attachment: Attachment) -> None:
         teardown(attachment, force=True)
     except EbscryptError as failure:
         site.notes.append(failure.message)
+    # What failed may have come after the daemon was ready: it has the key, and nobody would know of it.
+    process.end_daemon(attachment)
     links.remove_link(attachment.volume_id)
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from ebscrypt.errors import EbscryptError, KmsError
-
-_KEY_STATE: Final = re.compile(
-    r"(?P<arn>arn:[\w-]+:kms:[\w-]+:\d{12}:key/[\w-]+)?.*?"
-    r"\b(?P<state>is (?:disabled|pending (?:replica )?deletion|pending import|unavailable|creating|updating))\b"
-)
-"""The texts of facts §5.4: ``KEYARN is disabled.`` and the like, wherever a message quotes one."""
 
 
 def event_cause(error: BaseException) -> str:
-    """The ``cause`` of an event: ``KEYARN is disabled.`` where the key's state is to blame, else the message."""
+    """The ``cause`` of an event: what KMS said where it did (``KEYARN is disabled.``), else our own message."""
     if not isinstance(error, EbscryptError):
         return "The operation was interrupted."
-    if isinstance(error, KmsError) and (match := _KEY_STATE.search(error.message)):
-        arn = match["arn"] or error.key_arn
-        if arn is not None:
-            return f"{arn} {match['state']}."
-    return f"{error.message}."
+    text = error.message
+    if isinstance(error, KmsError) and error.kms_text:
+        text = error.kms_text
+    return text if text.endswith((".", "…")) else f"{text}."
 
 
-def event_key_arn(error: BaseException) -> str | None:
-    """The KMS key that an error is about."""
-    return error.key_arn if isinstance(error, KmsError) else None
+def failure_text(error: BaseException, interrupted: str) -> str:
+    """The reason to keep with a volume, for `show`; ``interrupted`` where it was no error of ours."""
+    return error.message if isinstance(error, EbscryptError) else interrupted

@@ -10,6 +10,7 @@ from ebscrypt.catalog.events import VolumeEvent
 from ebscrypt.control import backing, faultpoints, locks, remains, runtime
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
+from ebscrypt.control.unfinished import refuse_while_read
 from ebscrypt.errors import StateError, VolumeInUse
 from ebscrypt.model import Volume, VolumeState
 
@@ -23,6 +24,7 @@ def delete_volume(site: Site, volume_id: str) -> None:
     with on_volume(site, volume_id, "delete"):
         volume = site.catalog.volume(volume_id)
         _check(site, volume)
+        refuse_while_read(site, volume, "deleted")
         if volume.state is not VolumeState.DELETING:
             volume = site.catalog.change_state(volume_id, volume.state, VolumeState.DELETING)
             faultpoints.reach("delete.entered")

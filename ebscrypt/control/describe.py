@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ebscrypt.control import runtime
+from ebscrypt.control import runtime, watch
+from ebscrypt.control.key_record import Watched, read_record
 from ebscrypt.control.runtime import Attached
 from ebscrypt.control.site import Site
-from ebscrypt.model import Volume, VolumeState, check_volume_id
+from ebscrypt.model import OnKeyUnusable, Volume, VolumeState, check_volume_id
 
 
 class VolumeDescription(NamedTuple):
@@ -28,5 +29,9 @@ def describe_volume(site: Site, volume_id: str) -> VolumeDescription:
 
 
 def _described(site: Site, volume: Volume) -> VolumeDescription:
-    in_use = volume.state is VolumeState.IN_USE
-    return VolumeDescription(volume, runtime.attachment_state(site.settings, volume.volume_id) if in_use else None)
+    settings, volume_id = site.settings, volume.volume_id
+    attached = runtime.attachment_state(settings, volume_id) if volume.state is VolumeState.IN_USE else None
+    if attached is not None and volume.on_key_unusable is not OnKeyUnusable.IGNORE:
+        watched = Watched(watch.is_watched(settings, volume_id), read_record(settings, volume_id))
+        attached = attached._replace(watched=watched)
+    return VolumeDescription(volume, attached)

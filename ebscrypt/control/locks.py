@@ -98,16 +98,21 @@ def _try(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.sameopenfile(descriptor, probe := os.open(path, os.O_RDONLY | os.O_CLOEXEC)):
-                os.close(probe)
+            if _is_at(path, descriptor):
                 return descriptor
-            os.close(probe)
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass
+        # `forget` removed the file between our opening and our locking it: there may be another by now.
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one that ``path`` names now."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: Path) -> Holder | None:

@@ -18,6 +18,7 @@ import msgspec
 from ebscrypt.config import Settings
 from ebscrypt.control import runtime
 from ebscrypt.errors import DaemonLost, EbscryptError
+from ebscrypt.model import Attachment
 
 _GRACE: Final = 5.0
 """Seconds between asking a daemon to end and ending it."""
@@ -99,6 +100,7 @@ def environment(settings: Settings) -> dict[str, str]:
         f"EBSCRYPT_{section}_{key}".upper(): _text(value)
         for section, values in msgspec.to_builtins(settings).items()
         for key, value in values.items()
+        if not isinstance(value, dict)  # a table has no variable; none is for the daemon
     }
     kept["EBSCRYPT_CONFIG"] = os.devnull
     if path := kept.get("PYTHONPATH"):
@@ -175,6 +177,13 @@ def end(pidfd: int) -> None:
             signal.pidfd_send_signal(pidfd, number)
         if wait_for_end(pidfd, _GRACE):
             return
+
+
+def end_daemon(attachment: Attachment) -> None:
+    """End the daemon of an attachment that is not to be, if it runs; its device has been taken down."""
+    with followed(attachment.pid, attachment.pid_start) as pidfd:
+        if pidfd is not None:
+            end(pidfd)
 
 
 def _reap() -> None:

@@ -3,7 +3,7 @@
 Every encrypted volume says in its header what it is, every plain one in its sidecar. Looked at are the volumes in the
 state directory and the paths that were given (files, devices, or directories of files). A row that is there stays,
 except that a volume found elsewhere than the catalog says is moved there. Tags are in the catalog alone and are lost
-with it.
+with it. So are the grants of attachments, which KMS is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ebscrypt import durable, luks2
-from ebscrypt.control import backing, faultpoints, remains, runtime, sidecar
+from ebscrypt.control import backing, faultpoints, grants, remains, runtime, sidecar
 from ebscrypt.control.site import Site
 from ebscrypt.errors import BackingError, CatalogDamaged, EbscryptError, VolumeNotFound
 from ebscrypt.model import BackingKind, Volume, VolumeState
@@ -38,6 +38,7 @@ class Found(msgspec.Struct, frozen=True, rename="pascal"):
     result: Outcome
     volume_id: str | None = None
     message: str | None = None
+    snapshot_id: str | None = None
 
 
 def rebuild_catalog(site: Site, paths: Sequence[str] = ()) -> list[Found]:
@@ -50,6 +51,8 @@ def rebuild_catalog(site: Site, paths: Sequence[str] = ()) -> list[Found]:
         except EbscryptError as error:
             found.append(Found(str(path), Outcome.REFUSED, message=error.message))
         faultpoints.reach("rebuild.entered")
+    entered = [place.volume_id for place in found if place.volume_id and place.result is not Outcome.REFUSED]
+    grants.note_grants(site, map(site.catalog.volume, entered))
     return found
 
 
@@ -129,7 +132,9 @@ def _is_in_volumes_dir(site: Site, path: Path) -> bool:
 
 def _with_state(site: Site, volume: Volume) -> Volume:
     attached = runtime.attachment_state(site.settings, volume.volume_id)
-    return volume if attached is None else msgspec.structs.replace(volume, state=VolumeState.IN_USE)
+    if attached is None:
+        return volume
+    return msgspec.structs.replace(volume, state=VolumeState.IN_USE, was_attached=attached.attachment is not None)
 
 
 def _take_in(site: Site, path: Path, volume: Volume) -> Found:

@@ -3,19 +3,24 @@
     creating   taken back, and kept as a record in ``error``
     deleting   finished
     resizing   finished, or taken back where there is no room
-    in-use     available again if nothing of the attachment is left: after a reboot, or a start that was killed
+    rewrapping the catalog has the KMS key that the header names
+    modifying  an attached volume has the catalog's mode, and the watch over its key that this asks for
+    in-use     available again if nothing of the attachment is left: after a reboot, or a start that was killed; its
+               grant is retired
+    snapshots  one that is pending goes on, its deletion is finished; see `snapshots` and `storing`
 
 A volume whose lock is held is in the hands of another command and is left alone. An attachment whose daemon died stays
 ``in-use`` and is shown as lost: `attach` takes it up again, `detach` ends it. Usually there is nothing to do, and this
-costs two small queries.
+costs four small queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ebscrypt.control import attach, create, delete, leftovers, locks, resize, runtime, systemd
+from ebscrypt.control import attach, create, delete, grants, leftovers, locks, modify, resize, rewrap, runtime, systemd
 from ebscrypt.control.site import Site
+from ebscrypt.control.unfinished import settle_snapshots
 from ebscrypt.errors import EbscryptError, StateError
 from ebscrypt.model import Volume, VolumeState
 
@@ -25,11 +30,16 @@ def recover(site: Site) -> None:
     for volume in site.catalog.volumes(VolumeState.CREATING, VolumeState.DELETING, VolumeState.IN_USE):
         if volume.state is not VolumeState.IN_USE or _is_stale(site, volume.volume_id):
             _under_lock(site, volume.volume_id, _settle)
+        elif not modify.is_settled(site, volume):
+            _under_lock(site, volume.volume_id, modify.settle)
     for volume_id in site.catalog.resizes():
         _under_lock(site, volume_id, _settle_resize)
+    for volume_id in site.catalog.keys.rewraps():
+        _under_lock(site, volume_id, rewrap.settled)
+    settle_snapshots(site)
 
 
-def _under_lock(site: Site, volume_id: str, settle: Callable[[Site, Volume], None]) -> None:
+def _under_lock(site: Site, volume_id: str, settle: Callable[[Site, Volume], object]) -> None:
     """Call ``settle`` for the volume as it is once we have the lock; nothing while another command has it."""
     if locks.holder(site.settings, volume_id) is not None:
         return
@@ -50,6 +60,7 @@ def _settle(site: Site, volume: Volume) -> None:
             site.notes.append(f"the deletion of {volume.volume_id} was interrupted: it was finished")
         case VolumeState.IN_USE if _is_stale(site, volume.volume_id):
             leftovers.remove_leftovers(site, volume.volume_id)
+            grants.end_grants(site, volume.volume_id)
             site.catalog.change_state(volume.volume_id, VolumeState.IN_USE, VolumeState.AVAILABLE)
 
 

@@ -24,6 +24,7 @@ from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.create import data_offset
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
+from ebscrypt.control.unfinished import refuse_while_read
 from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.daemon.exports.teardown import grow
 from ebscrypt.errors import BackingError, BackingMissing, EbscryptError, InvalidParameter, OutOfSpace, StateError
@@ -51,6 +52,7 @@ def resize_volume(site: Site, volume_id: str, size: int) -> Volume:
         attachment = _check(site, volume, size)
         if size == volume.size:
             return volume
+        refuse_while_read(site, volume, "resized")
         site.catalog.begin_resize(volume_id, volume.state, size)
         faultpoints.reach("resize.noted")
         try:

@@ -17,6 +17,7 @@ import msgspec
 from ebscrypt import durable
 from ebscrypt.config import Settings
 from ebscrypt.control import locks
+from ebscrypt.control.key_record import Watched
 from ebscrypt.daemon.runtime import RuntimeDirectory
 from ebscrypt.errors import EbscryptError, from_record
 from ebscrypt.model import Attachment, AttachmentSpec, AttachmentState
@@ -25,10 +26,14 @@ _T = TypeVar("_T")
 
 
 class Attached(NamedTuple):
-    """How a volume is attached now. ``attachment`` is None while the first daemon has not said what it serves."""
+    """How a volume is attached now. ``attachment`` is None while the first daemon has not said what it serves.
+
+    ``watched`` is for those who describe a volume whose KMS key is to be watched (`describe`).
+    """
 
     state: AttachmentState
     attachment: Attachment | None
+    watched: Watched | None = None
 
 
 def directory(settings: Settings, volume_id: str) -> RuntimeDirectory:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from ebscrypt.catalog.events import VolumeEvent, volume_event
+from ebscrypt.catalog.events import SnapshotEvent, VolumeEvent, snapshot_event, volume_event
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import TracebackType
 
     from ebscrypt.catalog.catalog import Catalog
     from ebscrypt.config import Settings
     from ebscrypt.kms.client import KmsClient
+    from ebscrypt.model import Snapshot
 
 
 class Site:
@@ -57,7 +59,7 @@ class Site:
     def kms(self) -> KmsClient:
         from ebscrypt.kms.client import KmsClient  # noqa: PLC0415 - imported when needed
 
-        return KmsClient(self.settings)
+        return KmsClient(self.settings, notes=self.notes)
 
     def event(
         self, event: VolumeEvent, result: str, volume_id: str, *, cause: str = "", key_arn: str | None = None
@@ -72,4 +74,29 @@ class Site:
             account=kms.account,
             cause=cause,
             key_arn=key_arn,
+        )
+
+    def snapshot_event(
+        self,
+        event: SnapshotEvent,
+        result: str,
+        snapshot: Snapshot,
+        *,
+        cause: str = "",
+        end_time: datetime | None = None,
+        incremental: bool | None = None,
+    ) -> dict[str, Any]:
+        """The record of an event about a snapshot of this site."""
+        kms = self.settings.kms
+        return snapshot_event(
+            event,
+            result,
+            snapshot_id=snapshot.snapshot_id,
+            source=snapshot.volume_id if snapshot.copied_from is None else snapshot.copied_from,
+            region=kms.region,
+            account=kms.account,
+            start_time=snapshot.start_time,
+            end_time=end_time,
+            cause=cause,
+            incremental=incremental,
         )

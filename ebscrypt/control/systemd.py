@@ -32,7 +32,7 @@ def is_used(settings: Settings) -> bool:
     """
     if os.geteuid() != 0 or not _RUNNING.is_dir():
         return False
-    return settings == config.load(_unit_environment()) and _is_installed()
+    return settings == config.load(_unit_environment()) and is_installed()
 
 
 def _unit_environment() -> dict[str, str]:
@@ -46,7 +46,7 @@ def _unit_environment() -> dict[str, str]:
 
 
 @functools.cache
-def _is_installed() -> bool:
+def is_installed() -> bool:
     try:
         return _systemctl("cat", "ebscrypt@.service").returncode == 0
     except FileNotFoundError:
@@ -64,17 +64,45 @@ def stop(volume_id: str) -> None:
     _systemctl("stop", unit(volume_id))
 
 
+def watch_unit(volume_id: str) -> str:
+    return f"ebscrypt-watch@{volume_id}.service"
+
+
+def start_watch(volume_id: str) -> bool:
+    """Have the watch over a volume's KMS key started as soon as its unit is up, without waiting; whether it will be."""
+    return _systemctl("start", "--no-block", watch_unit(volume_id)).returncode == 0
+
+
+def stop_watch(volume_id: str) -> None:
+    """End the watch. It may be that its own process asks for this."""
+    _systemctl("stop", "--no-block", watch_unit(volume_id))
+
+
+def start_detach(volume_id: str) -> bool:
+    """Have a volume detached whose KMS key cannot be used, outside of the units that end with it."""
+    command = [sys.executable, "-m", "ebscrypt.cli.main", "attachment", "detach", volume_id]
+    return _run_transiently(f"Detachment of {volume_id}, whose KMS key cannot be used", *command)
+
+
 def start_deliverer() -> bool:
     """Have systemd start a deliverer of events, without waiting for it; whether it took the job.
 
     As a transient unit of its own each time: starting one unit again while its last process is about to end would do
     nothing, and the event would wait for the next command. Two at a time do no harm, since one of them ends at once.
     """
+    return _run_transiently("Delivery of events", sys.executable, "-m", "ebscrypt.events.deliver")
+
+
+def start_transient(description: str, *command: str) -> bool:
+    """Have systemd run a command of ours that outlives this one, without waiting for it; whether it took the job."""
+    return _run_transiently(description, *command)
+
+
+def _run_transiently(description: str, *command: str) -> bool:
     properties = ("EnvironmentFile=-/etc/ebscrypt/environment", "UMask=0077", "KillMode=process")
     options = [f"--property={value}" for value in properties]
-    command = [sys.executable, "-m", "ebscrypt.events.deliver"]
     ran = subprocess.run(
-        ["systemd-run", "--quiet", "--no-block", "--collect", "--description=Delivery of events", *options, *command],
+        ["systemd-run", "--quiet", "--no-block", "--collect", f"--description={description}", *options, *command],
         capture_output=True,
         check=False,
     )

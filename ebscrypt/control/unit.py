@@ -18,7 +18,7 @@ from ebscrypt.control.detach import finish_detachment, take_down
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
 from ebscrypt.daemon.exports.teardown import is_gone
-from ebscrypt.errors import StateError
+from ebscrypt.errors import DaemonLost, StateError
 from ebscrypt.model import VolumeState
 
 _PARENTS: Final = ("attach", "detach")
@@ -26,7 +26,7 @@ _PARENTS: Final = ("attach", "detach")
 
 def prepare(site: Site, volume_id: str) -> None:
     """Make everything ready for the daemon, with the settings' export."""
-    attach.prepare_attachment(site, volume_id)
+    attach.prepare_attachment(site, volume_id, key_may_be_kept=True)
 
 
 def commit(site: Site, volume_id: str) -> None:
@@ -42,17 +42,25 @@ def stop(site: Site, volume_id: str) -> None:
 
 
 def clean(site: Site, volume_id: str) -> None:
-    """After the daemon's end, however it came: forget the attachment, unless its device is there to be taken up."""
+    """After the daemon's end, however it came: forget the attachment, unless its device is there to be taken up.
+
+    A device that nobody was told of is not: its daemon ended before the attachment was committed.
+    """
     if runtime.is_served(site.settings, volume_id):
         raise StateError(f"the daemon of volume {volume_id} is still there")
-    if site.catalog.volume(volume_id).state is not VolumeState.IN_USE:
+    volume = site.catalog.volume(volume_id)
+    if volume.state is not VolumeState.IN_USE:
         return
     attachment = runtime.read_attachment(site.settings, volume_id)
-    lost = None if attachment is None or is_gone(attachment) else attachment
-    if failure := runtime.read_failure(site.settings, volume_id):
+    there = attachment is not None and not is_gone(attachment)
+    lost = attachment if there and volume.was_attached else None
+    failure = runtime.read_failure(site.settings, volume_id)
+    if there and lost is None and failure is None:
+        failure = DaemonLost(f"the daemon of volume {volume_id} ended while it started")
+    if failure is not None:
         attach.give_up(site, volume_id, lost, failure)
     elif lost is None:
-        finish_detachment(site, volume_id)
+        finish_detachment(site, volume_id, was_attached=volume.was_attached)
 
 
 STEPS: Final[dict[str, Callable[[Site, str], None]]] = {

@@ -32,8 +32,10 @@ class DaemonClient:
         self._socket: socket.socket | None = None
         self._rest = b""
 
-    def call(self, op: str, *, timeout: float = DEFAULT_TIMEOUT, **parameters: Any) -> dict[str, Any]:
-        """What the daemon answers to ``op``, within ``timeout`` seconds in all.
+    def call(
+        self, op: str, *, timeout: float = DEFAULT_TIMEOUT, descriptor: int | None = None, **parameters: Any
+    ) -> dict[str, Any]:
+        """What the daemon answers to ``op``, within ``timeout`` seconds in all; it gets a duplicate of ``descriptor``.
 
         Raises the daemon's own error as it was raised there, `DaemonLost` when it is not there, dies or does not
         answer in time, `NotPermitted` when the socket is another user's.
@@ -44,7 +46,8 @@ class DaemonClient:
             connection = self._connect(deadline)
             # A daemon that refuses us says so and hangs up, perhaps before we have said anything.
             with contextlib.suppress(BrokenPipeError):
-                connection.sendall(line)
+                sent = 0 if descriptor is None else socket.send_fds(connection, [line], [descriptor])
+                connection.sendall(line[sent:])
             answer = msgspec.json.decode(self._receive(connection, deadline), type=Answer)
         except TimeoutError:
             self.close()

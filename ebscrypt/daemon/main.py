@@ -161,7 +161,7 @@ class _Daemon:
                 start.runtime.write_attachment(attachment)
                 if not identity.early:
                     privileges.become(identity)
-                self._service = Service(self._volume, export, attachment)
+                self._service = Service(self._volume, export, attachment, start.notifier)
                 await self._converse(self._service, listener, owner)
         finally:
             if self._service is None:
@@ -174,7 +174,9 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             if service.attachment.nbd_index is not None:
                 nursery.start_soon(service.crash_when_lost)
-            await serve_control(listener, service.operations, owner=owner, finished=lambda: service.stopped)
+            await serve_control(
+                listener, service.operations, owner=owner, finished=lambda: service.stopped, taking=service.taking
+            )
             nursery.cancel_scope.cancel()
 
     async def _end_on_signal(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -238,8 +240,9 @@ async def _undo(start: _Start, volume: OpenVolume, export: Export) -> None:
             with contextlib.suppress(OSError, EbscryptError):
                 await trio.to_thread.run_sync(lambda: teardown(attachment, force=True))
         await export.stop(_UNDO_TIMEOUT)
-    if not is_gone(attachment):
-        with contextlib.suppress(OSError):
+    # Another user by now may not even look, or write: then what was written before it became one says enough.
+    with contextlib.suppress(OSError):
+        if not is_gone(attachment):
             start.runtime.write_attachment(attachment)
 
 

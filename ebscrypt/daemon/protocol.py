@@ -7,10 +7,17 @@
 
 Operations:
 
-    status                  {"attachment": Attachment, "connections": n, "state": "serving" | "ended" | "stopping"}
+    status                  {"attachment": Attachment, "connections": n, "state": "serving" | "ended" | "stopping",
+                            "access": "read-write" | "read-only" | "suspended"}
     statistics              {"read": {"operations": n, "bytes": n, "errors": n, "latency": [40 counts]}, "write": …}
     flush                   {} when everything acknowledged so far is durable
     grow {size}             {"size": bytes} when the header has it and the device ends there
+    set_access {access}     {"access": …} when no request goes on that this access (read-write, read-only) forbids
+    suspend                 {"access": "suspended", "flushed": bool} when requests wait, and neither this process nor
+                            systemd's store has the data key; "flushed": everything acknowledged is durable
+    resume + descriptor     {"access": …} as before `suspend`, with the data key in the secret memory that the
+                            descriptor (SCM_RIGHTS) leads to, which the daemon takes over
+    abort                   {} when the requests that wait fail, and all to come will: then only `shutdown` is left
     shutdown {force}        {} when all is durable and the keys are wiped; the process ends right after. Without force
                             it is refused (VolumeInUse) while a client is connected or the file is open
 """

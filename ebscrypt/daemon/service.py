@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from typing import Any, Final
 
 import msgspec
 import trio
 
-from ebscrypt.core import OperationStatistics
+from ebscrypt.core import OperationStatistics, SecretMemory
 from ebscrypt.daemon.exports.base import Export
+from ebscrypt.daemon.notify import Notifier
+from ebscrypt.daemon.suspension import resume, suspend
 from ebscrypt.daemon.volume import OpenVolume
 from ebscrypt.errors import DaemonError, InvalidParameter, StateError, VolumeInUse
-from ebscrypt.model import Attachment
+from ebscrypt.model import Access, Attachment
 
 STOP_TIMEOUT: Final = 20.0
 """Seconds that requests under way may take to finish when the daemon is told to stop."""
@@ -32,9 +35,10 @@ _log = logging.getLogger(__name__)
 class Service:
     """The open volume, its export and its attachment record, under the operations of protocol.py."""
 
-    def __init__(self, volume: OpenVolume, export: Export, attachment: Attachment) -> None:
+    def __init__(self, volume: OpenVolume, export: Export, attachment: Attachment, notifier: Notifier) -> None:
         self._volume = volume
         self._export = export
+        self._notifier = notifier
         self.attachment = attachment
         self._changing = trio.Lock()
         self._stopping = False
@@ -49,13 +53,26 @@ class Service:
             "statistics": self.statistics,
             "flush": self.flush,
             "grow": self.grow,
+            "set_access": self.set_access,
+            "suspend": self.suspend,
+            "abort": self.abort,
             "shutdown": self.shutdown,
         }
+
+    @property
+    def taking(self) -> dict[str, Any]:
+        """The operations that take over a descriptor."""
+        return {"resume": self.resume}
 
     async def status(self, parameters: dict[str, Any]) -> dict[str, Any]:
         _take(parameters)
         attachment = msgspec.structs.replace(self.attachment, size=self._volume.device.size)
-        return {"attachment": attachment, "connections": self._export.clients, "state": self._state()}
+        return {
+            "attachment": attachment,
+            "connections": self._export.clients,
+            "state": self._state(),
+            "access": self._volume.access,
+        }
 
     async def statistics(self, parameters: dict[str, Any]) -> dict[str, Any]:
         _take(parameters)
@@ -65,7 +82,8 @@ class Service:
     async def flush(self, parameters: dict[str, Any]) -> dict[str, Any]:
         _take(parameters)
         self._refuse_when_stopping()
-        if not self._volume.spec.read_only:
+        # While it is suspended a flush would wait as well, and everything that was acknowledged is durable.
+        if not self._volume.spec.read_only and self._volume.access is not Access.SUSPENDED:
             await trio.to_thread.run_sync(self._volume.device.flush)
         return {}
 
@@ -73,10 +91,66 @@ class Service:
         size = _take(parameters, size=int)["size"]
         async with self._changing:
             self._refuse_when_stopping()
+            if self._volume.access is Access.SUSPENDED:
+                raise StateError(
+                    f"volume {self.attachment.volume_id} is suspended: its KMS key cannot be used",
+                    hint="make the key usable again, then resize it",
+                )
             await trio.to_thread.run_sync(self._volume.grow, size)
             await self._export.resized()
         _log.info("the volume has %d bytes now", size)
         return {"size": size}
+
+    async def set_access(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Let requests write, or not. Nothing when it is so already; from a suspension only `resume` leads back."""
+        wanted = _take(parameters, access=str).get("access")
+        if wanted not in (Access.READ_WRITE, Access.READ_ONLY):
+            raise InvalidParameter("the parameter 'access' is neither read-write nor read-only")
+        async with self._changing:
+            self._refuse_when_stopping()
+            await trio.to_thread.run_sync(self._volume.device.set_access, str(wanted))
+        _log.info("the volume is %s now", wanted)
+        return {"access": self._volume.access}
+
+    async def suspend(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Let requests wait, and keep nothing by which the volume could be read: neither here nor with systemd."""
+        _take(parameters)
+        async with self._changing:
+            self._refuse_when_stopping()
+            flushed = await trio.to_thread.run_sync(suspend, self._volume)
+            # Its memory holds zeros by now, whoever has the descriptor.
+            self._notifier.forget_key()
+        _log.warning("the volume is suspended and its data key wiped%s", "" if flushed else "; the flush failed")
+        self._notifier.status(f"suspended {self.attachment.volume_id}: its KMS key cannot be used")
+        return {"access": self._volume.access, "flushed": flushed}
+
+    async def resume(self, parameters: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
+        """End a suspension with the data key in the secret memory behind ``descriptor``, which is taken over."""
+        if descriptor is None:
+            raise InvalidParameter("a data key's descriptor must come with this request")
+        try:
+            _take(parameters)
+        except InvalidParameter:
+            os.close(descriptor)
+            raise
+        # It takes the descriptor over even where it refuses it: closed once more, that could be another one by then.
+        key = SecretMemory.adopt(descriptor)
+        async with self._changing:
+            self._refuse_when_stopping()
+            keep = self._notifier.active
+            await trio.to_thread.run_sync(lambda: resume(self._volume, key, keep=keep))
+            if self._volume.key is not None and not self._notifier.store_key(self._volume.key.fileno()):
+                _log.warning("systemd did not keep the data key: after a crash KMS is needed again")
+        _log.info("the volume is %s again", self._volume.access)
+        self._notifier.status(f"serving {self.attachment.volume_id} at {self.attachment.device}")
+        return {"access": self._volume.access}
+
+    async def abort(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Fail the requests that wait for a suspension to end: for who has to end the volume's users then."""
+        _take(parameters)
+        # Not under the lock, since it is what ends a suspension that waits for a backing that hangs.
+        await trio.to_thread.run_sync(self._volume.device.abort)
+        return {}
 
     async def shutdown(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Refuse while somebody uses the volume, unless forced; else make all durable, wipe, and end the process."""
@@ -120,6 +194,8 @@ class Service:
         Raises `DaemonError` when the last flush failed: what was acknowledged before it may not be durable.
         """
         self._stopping = True
+        if self._volume.access is Access.SUSPENDED:
+            self._volume.device.abort()
         try:
             if not await self._export.stop(STOP_TIMEOUT):
                 _log.warning("requests under way did not finish within %g s and were cut off", STOP_TIMEOUT)

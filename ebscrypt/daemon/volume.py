@@ -21,7 +21,7 @@ from ebscrypt.core import Device, SecretMemory
 from ebscrypt.daemon.backing import Backing
 from ebscrypt.errors import BackingError, InvalidParameter, KeyMismatch, NotPermitted, StateError
 from ebscrypt.kms.unwrap import unwrap_key
-from ebscrypt.model import DATA_KEY_SIZE, AttachmentSpec, check_volume_size, format_size
+from ebscrypt.model import DATA_KEY_SIZE, Access, AttachmentSpec, check_volume_size, format_size
 
 PLAIN_BLOCK_SIZE = 512
 """Logical block size of a plain volume: what the same bytes have on any disk, so that partition tables stay true."""
@@ -69,6 +69,11 @@ class OpenVolume:
             if header.segment().size != size:
                 luks2.write_header(self.backing.fd, header.with_segment_size(size))
         self.device.grow(size)
+
+    @property
+    def access(self) -> Access:
+        """What requests may do now."""
+        return Access(self.device.access)
 
     def close(self) -> None:
         """Flush, wipe the keys, close and unlock the backing. Idempotent.
@@ -146,8 +151,9 @@ def _open_encrypted(
             f"the header of volume {spec.volume_id} says {size} bytes, the catalog {spec.size}",
             hint=f"`ebscrypt check {spec.volume_id}` says which is true and mends the other",
         )
-    _check_kms_key(spec, header)
-    key = _data_key(header, settings, notes, stored_key)
+    # Before KMS is asked, whose refusal would not say what is wrong.
+    header.token().check_binding(spec.volume_id, spec.kms_key_arn)
+    key = _data_key(spec, header, settings, notes, stored_key)
     undo.callback(key.wipe)
     if not header.token().sealed:
         _seal(spec, backing, header, key, notes)
@@ -184,19 +190,12 @@ def _read_header(spec: AttachmentSpec, backing: Backing, notes: list[str]) -> lu
     return reading.header
 
 
-def _check_kms_key(spec: AttachmentSpec, header: luks2.Header) -> None:
-    """A header that names another KMS key than the catalog was put there by somebody who chose the key."""
-    named = header.token().kms_key_arn
-    if spec.kms_key_arn is not None and named != spec.kms_key_arn:
-        raise KeyMismatch(
-            f"the header of volume {spec.volume_id} names the KMS key {named}, the catalog {spec.kms_key_arn}: "
-            "it is corrupted or tampered with",
-            hint="bring the header back from a backup: `cryptsetup luksHeaderRestore`",
-        )
-
-
 def _data_key(
-    header: luks2.Header, settings: Settings, notes: list[str], stored_key: SecretMemory | None
+    spec: AttachmentSpec,
+    header: luks2.Header,
+    settings: Settings,
+    notes: list[str],
+    stored_key: SecretMemory | None,
 ) -> SecretMemory:
     """The volume's data key in secret memory, proved by the header's digest where there is one."""
     if stored_key is not None:
@@ -207,14 +206,14 @@ def _data_key(
     key = _secret_memory(notes)
     try:
         # The unwrap process lacks what this one lacks: that is said once.
-        notes.extend(note for note in _unwrap(header, settings, key) if note not in notes)
+        notes.extend(note for note in _unwrap(spec, header, settings, key) if note not in notes)
     except BaseException:
         key.wipe()
         raise
     return key
 
 
-def _unwrap(header: luks2.Header, settings: Settings, key: SecretMemory) -> list[str]:
+def _unwrap(spec: AttachmentSpec, header: luks2.Header, settings: Settings, key: SecretMemory) -> list[str]:
     token = header.token()
     notes = unwrap_key(
         token.wrapped_key,
@@ -222,6 +221,7 @@ def _unwrap(header: luks2.Header, settings: Settings, key: SecretMemory) -> list
         token.kms_key_arn,
         key,
         deadline=time.monotonic() + settings.kms.deadline,
+        grant_token=spec.grant_token,
     )
     if token.sealed and not _matches(key, header):
         raise KeyMismatch(

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from ebscrypt.errors import HeaderDamaged, HeaderUnsupported
+from ebscrypt.errors import HeaderDamaged, HeaderUnsupported, KeyMismatch
+from ebscrypt.model import encryption_context
 
 TOKEN_TYPE: Final = "ebscrypt-kms"  # noqa: S105 - the name of a format, not a secret
 TOKEN_VERSION: Final = 1
@@ -27,7 +28,9 @@ class KmsToken(msgspec.Struct, frozen=True, kw_only=True):
 
     ``wrapped_key`` is KMS's CiphertextBlob as it came, ``encryption_context`` what it is bound to, ``kms_key_arn`` the
     KMS key's full ARN. ``sealed`` says that the header's digest is the data key's own; until the first attachment it
-    is a placeholder, because a volume is made without anybody ever seeing its key.
+    is a placeholder, because a volume is made without anybody ever seeing its key. ``data_encryption_key_id`` names the
+    data key beyond this volume: snapshots and volumes of one lineage have the same. None in older headers; see
+    `ebscrypt.model.data_encryption_key_id`.
     """
 
     volume_id: Annotated[str, msgspec.Meta(pattern=r"\Avol-[0-9a-f]{17}\Z")]
@@ -37,10 +40,31 @@ class KmsToken(msgspec.Struct, frozen=True, kw_only=True):
     region: _Printable
     sealed: bool
     version: int = TOKEN_VERSION
+    data_encryption_key_id: Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,128}\Z")] | None = None
+
+    def check_binding(self, volume_id: str, kms_key_arn: str | None) -> None:
+        """Raise `KeyMismatch` unless this is how KMS is to be asked for that volume's data key.
+
+        Who can write to the backing must choose neither the KMS key nor the encryption context, which is always the
+        volume's own (facts §1.2). ``kms_key_arn`` is what the catalog has, None where there is none to compare with.
+        """
+        hint = f"`ebscrypt check {volume_id}` tells more; a backup brings it back: `cryptsetup luksHeaderRestore`"
+        if kms_key_arn is not None and self.kms_key_arn != kms_key_arn:
+            raise KeyMismatch(
+                f"the header of volume {volume_id} names the KMS key {self.kms_key_arn}, the catalog {kms_key_arn}: "
+                "it is corrupted or tampered with",
+                hint=hint,
+            )
+        if self.encryption_context != encryption_context(volume_id):
+            raise KeyMismatch(
+                f"the encryption context in the header of volume {volume_id} is not the volume's own: "
+                "it is corrupted or tampered with",
+                hint=hint,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The token as it stands in the header. Raises `ValueError` when a field is not one that could be read back."""
-        fields = {
+        fields: dict[str, Any] = {
             "type": TOKEN_TYPE,
             "keyslots": [],
             "version": self.version,
@@ -51,6 +75,8 @@ class KmsToken(msgspec.Struct, frozen=True, kw_only=True):
             "region": self.region,
             "sealed": self.sealed,
         }
+        if self.data_encryption_key_id is not None:
+            fields["data_encryption_key_id"] = self.data_encryption_key_id
         try:
             read_back = msgspec.convert(fields, KmsToken)
         except msgspec.ValidationError as error:

@@ -43,24 +43,25 @@ class Killer:
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
 
-    def do(self, *words: str) -> list[str]:
-        """Run a command that must succeed; the points on its way."""
+    def do(self, *words: str, status: int = 0) -> list[str]:
+        """Run a command that must end like that; the points on its way."""
         ran = self.run(*words)
-        assert ran["status"] == 0, words
+        assert ran["status"] == status, words
         points: list[str] = ran["points"]
         return points
 
-    def sweep(self, prepare: Callable[[], list[str]], verify: Callable[[str], None]) -> int:
+    def sweep(self, prepare: Callable[[], list[str]], verify: Callable[[str], None], *, status: int = 0) -> int:
         """For each point of the command that ``prepare`` gives: prepare, kill it there, verify. The number of points.
 
-        ``prepare`` makes a fresh start each time. ``verify`` gets the point's name and raises what is wrong.
+        ``prepare`` makes a fresh start each time. ``verify`` gets the point's name and raises what is wrong. ``status``
+        is how the command ends that nobody kills.
         """
-        points = self.do(*prepare())
+        points = self.do(*prepare(), status=status)
         verify("the end")
         for number, name in enumerate(points, 1):
             words = prepare()
             ran = self.run(*words, kill_at=number)
-            if ran["status"] == 0 and len(ran["points"]) < number:
+            if ran["status"] == status and len(ran["points"]) < number:
                 break  # a later run has fewer points: the first made a directory that is there now
             assert ran["status"] == KILLED, (number, name, ran)
             try:

@@ -15,6 +15,7 @@ from ebscrypt.control.site import Site
 from ebscrypt.model import AttachmentState, VolumeState
 from tests.behaviour.volume.place import wait_until
 from tests.crash.sweep import MIB, Killer, expect_sound, newest
+from tests.unit.control.unwrapping import put_in_state
 
 
 def settled(killer: Killer, volume_id: str) -> AttachmentState | None:
@@ -34,7 +35,11 @@ def expect_nothing_left(killer: Killer, volume_id: str) -> None:
     wait_until(lambda: killer.place.daemons() == [], 60)
     with Site(killer.settings) as site:
         recover(site)
-        assert site.catalog.volume(volume_id).state is VolumeState.AVAILABLE
+        volume = site.catalog.volume(volume_id)
+        assert volume.state is VolumeState.AVAILABLE
+        assert site.catalog.keys.grants() == []
+        if volume.encrypted:
+            assert site.kms.call("ListGrants", KeyId=volume.kms_key_arn)["Grants"] == []
         assert not site.settings.runtime_dir(volume_id).exists()
         expect_sound(site, volume_id)
 
@@ -67,6 +72,31 @@ def test_attach(killer: Killer, export: str) -> None:
         killer.do("delete", chosen)
 
     assert killer.sweep(prepare, verify) >= 6
+
+
+@pytest.mark.slow
+def test_refused_attach(killer: Killer) -> None:
+    """KMS makes the grant, then refuses Decrypt: killed on the way, no attachment and no grant is left."""
+    key, chosen = killer.place.do("kms", "create-key"), ""
+
+    def prepare() -> list[str]:
+        nonlocal chosen
+        killer.do("create", "--size", "8M", "--kms-key-id", key)
+        put_in_state(killer.settings, key, "Unavailable")
+        with Site(killer.settings) as site:
+            chosen = newest(site)
+        return ["attach", chosen, "--export", "socket"]
+
+    def verify(_: str) -> None:
+        assert settled(killer, chosen) is None
+        put_in_state(killer.settings, key, "Enabled")
+        expect_nothing_left(killer, chosen)
+        with Site(killer.settings) as site:
+            causes = [event["detail"]["cause"] for _, event in site.catalog.events() if chosen in str(event)]
+        assert causes in ([""], ["", f"{key} is unavailable."])
+        killer.do("delete", chosen)
+
+    assert killer.sweep(prepare, verify, status=1) >= 6
 
 
 @pytest.mark.slow

@@ -75,3 +75,13 @@ def test_dm_crypt_refuses_another_key(machine: Machine, volume: str) -> None:
 
     assert status != 0
     assert "does not match" in told
+
+
+def test_a_recovery_passphrase_opens_the_volume(machine: Machine, volume: str) -> None:
+    """What `recovery add` printed, typed into stock cryptsetup, is all it takes: no KMS and no data key."""
+    backing = volumes.show(machine, volume)["Backing"]
+    machine.run(f"ebscrypt recovery add {volume} --generate >/dev/shm/key")
+    machine.run(f"cryptsetup open --readonly {backing} plaintext </dev/shm/key")
+
+    machine.run("e2fsck -fn /dev/mapper/plaintext && mount -o ro /dev/mapper/plaintext /mnt")
+    machine.run("cd /mnt && sha256sum --check --strict sums")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -19,7 +20,15 @@ from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.daemon.control_socket import MAX_PEERS, serve_control
 from ebscrypt.daemon.listening import listen_privately
 from ebscrypt.daemon.protocol import MAX_REQUEST
-from ebscrypt.errors import DaemonError, DaemonLost, InvalidParameter, KmsKeyDisabled, NotPermitted, VolumeInUse
+from ebscrypt.errors import (
+    DaemonError,
+    DaemonLost,
+    EbscryptError,
+    InvalidParameter,
+    KmsKeyDisabled,
+    NotPermitted,
+    VolumeInUse,
+)
 
 
 class Daemon:
@@ -57,7 +66,9 @@ class Daemon:
         }
         with listen_privately(self.path) as listener:
             self._ready.set()
-            await serve_control(listener, operations, owner=self._owner, finished=lambda: self.finished)
+            await serve_control(
+                listener, operations, owner=self._owner, finished=lambda: self.finished, taking={"take": self._take}
+            )
         self.path.unlink()
 
     async def _echo(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +86,12 @@ class Daemon:
     async def _hang(self, _parameters: dict[str, Any]) -> dict[str, Any]:
         await trio.sleep_forever()
         return {}
+
+    async def _take(self, _parameters: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
+        if descriptor is None:
+            return {"content": None}
+        with os.fdopen(descriptor, "rb") as file:
+            return {"content": file.read().decode(), "inheritable": os.get_inheritable(descriptor)}
 
     async def _shutdown(self, _parameters: dict[str, Any]) -> dict[str, Any]:
         self.finished = True
@@ -199,6 +216,52 @@ def test_more_peers_than_places_wait(served: Daemon) -> None:
         for peer in idle:
             peer.close()
         assert late.call("echo") == {}
+
+
+def test_descriptor_comes_with_its_request(served: Daemon, tmp_path: Path) -> None:
+    """The operation gets what the descriptor leads to, not to be inherited; the sender's own stays open."""
+    path = tmp_path / "content"
+    path.write_text("secret")
+    with DaemonClient(served.path) as client, path.open("rb") as file:
+        assert client.call("take", descriptor=file.fileno()) == {"content": "secret", "inheritable": False}
+        assert client.call("take") == {"content": None}
+        assert os.fstat(file.fileno()).st_size == len("secret")
+
+
+@pytest.mark.parametrize("op", ["echo", "refuse", "crash", "nonsense", "take"])
+def test_descriptors_do_not_pile_up(served: Daemon, op: str) -> None:
+    """Whatever becomes of a request, no descriptor that came with it is left open."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    with DaemonClient(served.path) as client:
+        for _ in range(5):
+            with contextlib.suppress(EbscryptError):
+                client.call(op, descriptor=reading)
+        client.call("echo")
+    assert ways_to(reading) == 1
+    os.close(reading)
+
+
+def ways_to(descriptor: int) -> int:
+    """How many descriptors of this process lead to where this one does."""
+    target, found = os.fstat(descriptor).st_ino, 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += entry.stat().st_ino == target
+    return found
+
+
+def test_several_descriptors_are_one_too_many(served: Daemon) -> None:
+    """The last of those that there was room for counts, and none is left open."""
+    pipe = os.pipe()
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(10)
+        peer.connect(str(served.path))
+        socket.send_fds(peer, [b'{"op": "echo"}\n'], [pipe[0]] * 5)
+        assert msgspec.json.decode(peer.recv(65_536)) == {"result": {}}
+    assert ways_to(pipe[0]) == 2
+    for end in pipe:
+        os.close(end)
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -155,6 +155,19 @@ def test_resize_message(kernel: Kernel) -> None:
     )
 
 
+def test_io_timeout_message(kernel: Kernel) -> None:
+    """A new I/O timeout, here none, is a RECONFIGURE with nothing else but the device and the volume's id."""
+    kernel.will_answer(acknowledgement())
+    nbd_device.set_io_timeout(kernel.control, VOLUME_ID, index=2, seconds=0)
+    assert kernel.asked() == bytes.fromhex(
+        "44000000 1d00 0500 01000000 00000000"
+        "03 01 0000"
+        "0800 0100 02000000"
+        "0c00 0400 0000000000000000"
+        "1a00 0a00 766f6c2d3031323334353637383961626364656630 00 0000"
+    )
+
+
 def test_refusal_is_an_oserror(kernel: Kernel) -> None:
     """A negative error in NLMSG_ERROR is raised as the OSError of that errno."""
     kernel.will_answer(acknowledgement(errno.EPERM))

@@ -162,7 +162,9 @@ def test_headers_of_every_version_are_read_for_ever(folder: Path) -> None:
         header = reading.header
         assert reading.repair is None
         assert msgspec.to_builtins(header) == expected["header"]
-        assert msgspec.to_builtins(header.token()) == expected["token"]
+        # What a later version of ebscrypt added to the token is absent in what older ones wrote.
+        later = {"data_encryption_key_id": None}
+        assert msgspec.to_builtins(header.token()) == later | expected["token"]
         assert msgspec.to_builtins(header.segment()) == expected["segment"]
         assert msgspec.to_builtins(header.digest()) == expected["digest"]
         assert hashlib.sha256(area).hexdigest() == expected["sha256"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebscrypt.errors import HeaderDamaged, HeaderError, HeaderUnsupported
+from ebscrypt.errors import HeaderDamaged, HeaderError, HeaderUnsupported, KeyMismatch
 from ebscrypt.luks2 import KmsToken
 from ebscrypt.luks2.token import token_from_json
 
@@ -122,3 +122,29 @@ def test_random_fields_give_a_token_or_a_header_error(fields: dict[str, Any]) ->
     """Whatever a token holds, the answer is a token or a HeaderError."""
     with contextlib.suppress(HeaderError):
         assert isinstance(token_from_json(fields), KmsToken)
+
+
+@pytest.mark.parametrize(
+    ("context", "same_key", "said"),
+    [
+        pytest.param({"aws:ebs:id": "vol-0123456789abcdef0"}, True, None, id="its-own"),
+        pytest.param({"aws:ebs:id": "vol-0123456789abcdef0"}, False, "names the KMS key", id="another-key"),
+        pytest.param({"aws:ebs:id": "vol-0123456789abcdef1"}, True, "encryption context", id="another-volume"),
+        pytest.param({"aws:ebs:id": "vol-0123456789abcdef0", "x": ""}, True, "encryption context", id="one-more-pair"),
+        pytest.param({"x": "vol-0123456789abcdef0"}, True, "encryption context", id="another-name"),
+    ],
+)
+def test_the_header_chooses_neither_key_nor_context(
+    kms_token: KmsToken, *, context: dict[str, str], same_key: bool, said: str | None
+) -> None:
+    """KMS is asked by the catalog's key and the volume's own context, or not at all; no value of a context is told."""
+    token = msgspec.structs.replace(kms_token, encryption_context=context)
+    named = token.kms_key_arn if same_key else f"{token.kms_key_arn}0"
+
+    if said is None:
+        token.check_binding(token.volume_id, named)
+        token.check_binding(token.volume_id, None)
+        return
+    with pytest.raises(KeyMismatch, match=said) as refused:
+        token.check_binding(token.volume_id, named)
+    assert "vol-0123456789abcdef1" not in f"{refused.value}{refused.value.hint}"

@@ -37,11 +37,15 @@ def test_the_manual_has_every_setting_with_its_default() -> None:
     """A setting's row in ebscrypt.toml(5) names it and what it is when nothing is said."""
     page = plain("ebscrypt.toml.5")
     settings = config.Settings(paths=config.PathSettings(state="", runtime=""))
-    for section in ("kms", "attach", "events"):
+    for section in ("kms", "attach", "events", "audit", "stores"):
         record = getattr(settings, section)
         for name in record.__struct_fields__:
             value = getattr(record, name)
-            shown = (str(value).lower() if isinstance(value, bool) else str(value)) or "empty"
+            shown = (
+                str(value).lower()
+                if isinstance(value, bool)
+                else str(value or "" if isinstance(value, dict) else value)
+            ) or "empty"
             assert re.search(rf'\.BR {name} " \(.*; {re.escape(shown)}\)"', page), (section, name, shown)
     for name in config._SHORT:
         assert name in page

@@ -4,7 +4,7 @@ There is no handshake and no listening socket: both ends are made here, and gene
 a handshake would have said (size, block size, flags) goes along. I/O and dead-connection timeouts are always set, so
 that a daemon that hangs or dies never leaves processes in uninterruptible sleep for good. When the daemon dies, or the
 kernel hangs up because a request took longer than the I/O timeout, the kernel parks requests until the next daemon
-reconnects the same device (`AttachmentSpec.nbd_index`).
+reconnects the same device (`AttachmentSpec.nbd_index`). For a volume that may be suspended see waiting.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ebscrypt.daemon.exports import nbd_device
 from ebscrypt.daemon.exports.base import Access, Setting
 from ebscrypt.daemon.exports.netlink import NbdControl
 from ebscrypt.daemon.exports.ready import wait_until_answering
+from ebscrypt.daemon.exports.waiting import attach_settings
 from ebscrypt.errors import DaemonError, ExportUnavailable
 from ebscrypt.model import ExportKind
 
@@ -37,6 +38,7 @@ class NbdExport:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self._attach = attach_settings(setting.attach, setting.spec.on_key_unusable)
         self._server = NbdServer(setting.volume.device, export_name=setting.volume_id)
         self._ours: list[socket.socket] = []
         self._index: int | None = None
@@ -94,7 +96,7 @@ class NbdExport:
 
     @property
     def _connections(self) -> int:
-        return self._setting.attach.connections
+        return self._attach.connections
 
     def _pair(self, theirs: contextlib.ExitStack) -> int:
         """A connection: one end for the core, the other for the kernel, which takes a reference of its own."""
@@ -105,7 +107,7 @@ class NbdExport:
     def _connect(self, control: NbdControl, descriptors: list[int]) -> int:
         setting, wanted = self._setting, self._setting.spec.nbd_index
         if wanted is not None and nbd_device.belongs_to(wanted, setting.volume_id):
-            nbd_device.reconnect(control, setting.volume_id, descriptors, index=wanted, attach=setting.attach)
+            nbd_device.reconnect(control, setting.volume_id, descriptors, index=wanted, attach=self._attach)
             return wanted
         return nbd_device.connect(
             control,
@@ -114,7 +116,7 @@ class NbdExport:
             size=setting.volume.device.size,
             block_size=setting.volume.block_size,
             server_flags=self._server.transmission_flags,
-            attach=setting.attach,
+            attach=self._attach,
         )
 
     def _hang_up(self) -> None:

@@ -94,6 +94,12 @@ def resize(control: NbdControl, volume_id: str, *, index: int, size: int) -> Non
     control.reconfigure(u64(Attribute.SIZE_BYTES, size) + text(Attribute.BACKEND_IDENTIFIER, volume_id), index=index)
 
 
+def set_io_timeout(control: NbdControl, volume_id: str, *, index: int, seconds: int) -> None:
+    """Let a request take so many seconds before the kernel hangs up; 0: any time. Raises OSError."""
+    identifier = text(Attribute.BACKEND_IDENTIFIER, volume_id)
+    control.reconfigure(u64(Attribute.TIMEOUT, seconds) + identifier, index=index)
+
+
 def disconnect(control: NbdControl, volume_id: str, *, index: int, timeout: float) -> None:
     """Disconnect the volume's device; nothing where it is not (or no longer) the volume's.
 

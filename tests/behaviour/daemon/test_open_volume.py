@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ebscrypt import luks2
 from ebscrypt.daemon.volume import PLAIN_BLOCK_SIZE, open_volume
-from ebscrypt.errors import BackingInUse, InvalidParameter, OutOfSpace
+from ebscrypt.errors import BackingInUse, InvalidParameter, KeyMismatch, OutOfSpace
 from ebscrypt.model import KIB, MIB
 from tests.behaviour.daemon.bench import SOURCE, Bench
 
@@ -123,3 +125,19 @@ def test_plain_volume(bench: Bench) -> None:
         volume.device.pwrite(b"p" * 512, 512)
         volume.device.flush()
     assert Path(spec.backing).read_bytes()[512:1024] == b"p" * 512
+
+
+def test_a_context_that_is_not_the_volumes_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KMS is not asked: under a grant it would refuse that as access denied, and say nothing of the header."""
+    spec = bench.volume(8 * MIB)
+    header = bench.read_header(spec)
+    token = msgspec.structs.replace(header.token(), encryption_context={"aws:ebs:id": "vol-00000000000000000"})
+    with Path(spec.backing).open("r+b") as backing:
+        luks2.write_header(backing.fileno(), header.with_token(token))
+    asked: list[object] = []
+    monkeypatch.setattr("ebscrypt.daemon.volume.unwrap_key", lambda *_, **__: asked.append(None))
+
+    with pytest.raises(KeyMismatch, match="encryption context in the header"):
+        open_volume(spec, bench.settings, [])
+
+    assert asked == []

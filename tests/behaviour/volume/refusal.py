@@ -47,8 +47,8 @@ def damage(backing: str, *offsets: int) -> None:
 
 
 def state(place: Place, volume_id: str) -> tuple[str, bytes]:
-    """The volume's row and the bytes of its backing: what a refusal must not change."""
-    shown = place.show(volume_id)
+    """The volume's row and the bytes of its backing: what a refusal must not change, but for its own reason."""
+    shown = place.show(volume_id) | {"AttachFailure": None}
     return json.dumps(shown), Path(shown["Backing"]).read_bytes()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.volume.place import Place, is_running, loop_devices_over, mounts_below, wait_until
+from tests.behaviour.volume.place import SOURCE, Place, is_running, loop_devices_over, mounts_below, wait_until
 
 MIB = 1 << 20
 EXPORTS = ("socket", "fuse")
@@ -139,3 +139,36 @@ def test_a_start_that_takes_too_long_is_given_up(place: Place, volume_id: str) -
     assert "attach.start_timeout" in said
     assert place.daemons() == []
     assert place.show(volume_id)["State"] == "available"
+
+
+FAILING = """
+import os
+from ebscrypt.daemon import privileges
+
+def become(identity):
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    raise OSError(1, "half way")
+
+privileges.become = become
+"""
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_a_daemon_that_cannot_drop_its_privileges_leaves_nothing(place: Place, volume_id: str, export: str) -> None:
+    """Half way it may not take its own device down any more: the command that waits for it does, at once."""
+    patch = place.directory / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(FAILING)
+
+    said = place.refused("attach", volume_id, "--export", export, PYTHONPATH=f"{patch}:{SOURCE}")
+
+    assert "half way" in said
+    assert place.daemons() == []
+    assert loop_devices_over(place.directory) == []
+    assert mounts_below(place.directory) == []
+    assert list(place.runtime.iterdir()) == []
+    shown = place.show(volume_id)
+    assert (shown["State"], "half way" in shown["AttachFailure"]) == ("available", True)
+    place.do("attach", volume_id, "--export", export)

@@ -1,4 +1,7 @@
-"""Keys that do not open a volume, at the command line: each a clear error, and nothing changed."""
+"""Keys that do not open a volume, at the command line: each a clear error, and nothing changed.
+
+Keys in a state that forbids their use are in test_volume_keys.py.
+"""
 
 from __future__ import annotations
 
@@ -12,58 +15,9 @@ from contextlib import contextmanager
 from ebscrypt import config
 from ebscrypt.kms.client import KmsClient
 from tests.behaviour.volume.place import Place
-from tests.behaviour.volume.refusal import attach_is_refused, events, header_of, own_key, rewrite_token
+from tests.behaviour.volume.refusal import attach_is_refused, events, header_of, rewrite_token
 
 MIB = 1 << 20
-
-
-def test_a_disabled_key(place: Place) -> None:
-    """KMS's reason, the command that helps, and the event of EBS with volume and key; enabled again, it works."""
-    key = own_key(place)
-    volume_id = place.do("create", "--size", "8M", "--kms-key-id", key)
-    place.do("kms", "disable-key", key)
-
-    said = attach_is_refused(place, volume_id)
-
-    assert f"{key} is disabled" in said
-    assert f"enable-key --key-id {key}" in said
-    event = events(place)[-1]
-    assert event["detail"] == {
-        "event": "attachVolume",
-        "result": "failed",
-        "cause": f"{key} is disabled.",
-        "request-id": "",
-    }
-    assert event["resources"] == [f"arn:aws:ec2:us-east-1:000000000000:volume/{volume_id}", key]
-    place.do("kms", "enable-key", key)
-    place.do("attach", volume_id, "--export", "socket")
-
-
-def test_a_key_pending_deletion(place: Place) -> None:
-    """The cause of the event is KMS's text, and the hint says how to keep the key."""
-    key = own_key(place)
-    volume_id = place.do("create", "--size", "8M", "--kms-key-id", key)
-    place.do("kms", "schedule-key-deletion", key)
-
-    said = attach_is_refused(place, volume_id)
-
-    assert "cancel-key-deletion" in said
-    assert events(place)[-1]["detail"]["cause"] == f"{key} is pending deletion."
-
-
-def test_a_lost_daemon_whose_key_is_disabled(place: Place) -> None:
-    """The refusal when a dead daemon is replaced is a reattachVolume event only where a device was kept."""
-    key = own_key(place)
-    volume_id = place.do("create", "--size", "8M", "--kms-key-id", key)
-    place.do("attach", volume_id, "--export", "socket")
-    place.kill_daemon(volume_id)
-    place.do("kms", "disable-key", key)
-
-    said = place.refused("attach", volume_id)
-
-    assert f"{key} is disabled" in said
-    assert events(place)[-1]["detail"]["event"] == "attachVolume"
-    assert place.show(volume_id)["State"] == "available"
 
 
 def test_a_wrapped_key_of_another_context(place: Place) -> None:
@@ -79,10 +33,12 @@ def test_a_wrapped_key_of_another_context(place: Place) -> None:
 
 
 def test_a_context_that_was_changed(place: Place, volume_id: str) -> None:
-    """The context in the header is not this volume's."""
+    """The context in the header is not this volume's: its grant is for its own context, and for no other."""
     rewrite_token(place.show(volume_id)["Backing"], encryption_context={"aws:ebs:id": "vol-00000000000000000"})
 
-    assert "context" in attach_is_refused(place, volume_id)
+    assert "the attachment's grant is gone or not for this volume" in attach_is_refused(place, volume_id)
+    never = attach_is_refused(place, volume_id, EBSCRYPT_KMS_GRANTS="never")
+    assert "wrong encryption context" in never
 
 
 def test_a_key_that_is_not_the_volumes(place: Place, volume_id: str) -> None:

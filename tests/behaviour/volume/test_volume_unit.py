@@ -83,6 +83,11 @@ def unit(place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     os.umask(umask)
 
 
+def grants(place: Place, key: str) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = place.run("kms", "list-grants", key, "--output", "json").json["Grants"]
+    return listed
+
+
 def last_event(place: Place) -> dict[str, Any]:
     with Catalog(place.directory / "s" / "catalog.db") as catalog:
         return catalog.events()[-1][1]
@@ -105,12 +110,16 @@ def test_attach_and_detach_go_through_the_unit(place: Place, volume_id: str, uni
 
 
 def test_systemctl_alone_is_the_same(place: Place, volume_id: str, unit: Systemd) -> None:
-    """`systemctl start` attaches with the settings' export, `systemctl stop` detaches."""
+    """`systemctl start` attaches with the settings' export, `systemctl stop` detaches; the grant comes and goes."""
     assert unit.ctl("start", volume_id), unit.log.read_text()
     attached = place.attachment(volume_id)
     assert (attached["State"], attached["Export"]) == ("attached", "socket")
+    key = place.show(volume_id)["KmsKeyId"]
+    assert len(grants(place, key)) == 1
 
     assert unit.ctl("stop", volume_id)
+
+    assert grants(place, key) == []
 
     assert place.show(volume_id)["State"] == "available"
     assert place.daemons() == []
@@ -132,8 +141,9 @@ def test_a_volume_that_the_unit_attached_is_detached_by_the_command(
 
 
 @pytest.mark.parametrize("way", ["command", "unit"])
-def test_a_refusal_of_kms_comes_through(place: Place, unit: Systemd, way: str) -> None:
+def test_a_refusal_of_kms_comes_through(place: Place, unit: Systemd, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """The command tells the daemon's own error; either way there is one event, and nothing is left."""
+    monkeypatch.setenv("EBSCRYPT_KMS_GRANTS", "never")  # a grant would be refused before there is a daemon
     key = place.do("kms", "create-key")
     volume_id = place.do("create", "--size", "8M", "--kms-key-id", key)
     place.do("kms", "disable-key", key)
@@ -151,6 +161,23 @@ def test_a_refusal_of_kms_comes_through(place: Place, unit: Systemd, way: str) -
         assert len(catalog.events()) == before + 1
     assert last_event(place)["detail"]["event"] == "attachVolume"
     assert place.show(volume_id)["State"] == "available"
+    assert list(place.runtime.iterdir()) == []
+
+
+def test_a_boot_with_an_unusable_key(place: Place, unit: Systemd) -> None:
+    """What the shutdown stopped and the boot starts again is a reattachment, which fails as EBS's does."""
+    key = place.do("kms", "create-key")
+    volume_id = place.do("create", "--size", "8M", "--kms-key-id", key)
+    assert unit.ctl("start", volume_id), unit.log.read_text()
+    assert unit.ctl("stop", volume_id)
+    place.do("kms", "disable-key", key)
+
+    assert not unit.ctl("start", volume_id)
+
+    event = last_event(place)
+    assert (event["detail"]["event"], event["detail"]["cause"]) == ("reattachVolume", f"{key} is disabled.")
+    assert f"{key} is disabled" in place.show(volume_id)["AttachFailure"]
+    assert grants(place, key) == []
     assert list(place.runtime.iterdir()) == []
 
 
@@ -186,7 +213,7 @@ def test_it_is_used_only_where_it_can_work(monkeypatch: pytest.MonkeyPatch, tmp_
     standard = config.load({})
     moved = config.load({"EBSCRYPT_STATE_DIR": str(tmp_path)})
     installed = {"is": True}
-    monkeypatch.setattr(systemd, "_is_installed", lambda: installed["is"])
+    monkeypatch.setattr(systemd, "is_installed", lambda: installed["is"])
     monkeypatch.setattr(systemd, "_RUNNING", tmp_path)
     monkeypatch.setattr(systemd, "_UNIT_ENVIRONMENT", tmp_path / "environment")
     assert systemd.is_used(standard)

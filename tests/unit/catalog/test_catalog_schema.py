@@ -15,11 +15,12 @@ from sqlalchemy import Connection, text
 
 from ebscrypt.catalog import schema
 from ebscrypt.catalog.catalog import Catalog
+from ebscrypt.catalog.keys import EncryptionDefaults
 from ebscrypt.catalog.schema import VERSION, open_database
 from ebscrypt.errors import CatalogDamaged, CatalogError, NotPermitted
 from ebscrypt.events.rules import list_rules
 from ebscrypt.events.targets.kinds import RetryPolicy
-from ebscrypt.model import Volume
+from ebscrypt.model import OnKeyUnusable, Volume
 
 NOBODY = 65534
 VECTORS = Path(__file__).parents[2] / "vectors"
@@ -59,6 +60,7 @@ def test_another_user_is_told_to_use_sudo(tmp_path: Path) -> None:
     code = f"""
 import os, sys
 from ebscrypt.catalog.catalog import Catalog
+from ebscrypt.catalog.keys import EncryptionDefaults
 from ebscrypt.errors import NotPermitted
 os.setgid({NOBODY}); os.setuid({NOBODY})
 from pathlib import Path
@@ -150,6 +152,7 @@ def test_the_catalog_of_version_1_opens_for_ever(tmp_path: Path) -> None:
         first, second = catalog.volumes()
         assert (first.volume_id, first.state.value, first.tags) == ("vol-0123456789abcdef0", "in-use", {"Name": "mail"})
         assert (first.size, first.kms_key_arn is not None, first.backing_owned) == (10737418240, True, True)
+        assert (first.was_attached, second.was_attached) == (True, False)
         assert (second.volume_id, second.encrypted, second.backing) == ("vol-0123456789abcdef1", False, "/dev/sdx")
         assert second.create_time.isoformat() == "2024-01-02T03:04:05.678000+00:00"
         assert catalog.resizes() == {"vol-0123456789abcdef0": 21474836480}
@@ -182,6 +185,63 @@ def test_the_catalog_of_version_2_opens_for_ever(tmp_path: Path) -> None:
         assert first is not None
         assert (first.target_id, first.attempts, first.event) == ("queue-1", 0, catalog.events()[1][1])
         assert catalog.rules.next_due(busy=[("refused", "queue-1")]) == 1704164649.5
+
+
+def test_the_catalog_of_version_3_opens_for_ever(tmp_path: Path) -> None:
+    """The golden catalog with keys gives the defaults, the grants to be retired, and what volumes keep of keys."""
+    path = tmp_path / "catalog.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((VECTORS / "catalog-v3.sql").read_text(encoding="utf-8"))
+    connection.close()
+    key, other = (
+        f"arn:aws:kms:eu-central-1:111122223333:key/{start}-12ab-34cd-56ef-1234567890ab"
+        for start in ("1234abcd", "aaaaaaaa")
+    )
+
+    with Catalog(path) as catalog:
+        first, second = catalog.volumes()
+        assert (first.on_key_unusable, first.was_attached) == (OnKeyUnusable.SUSPEND, True)
+        assert first.attach_failure == f"KMS refused Decrypt: {key} is disabled"
+        assert (second.on_key_unusable, second.was_attached, second.attach_failure) == ("ignore", False, None)
+        assert catalog.keys.rewraps() == {first.volume_id: other}
+        assert catalog.keys.defaults("111122223333", "eu-central-1") == EncryptionDefaults(
+            enabled=True, kms_key_arn=other
+        )
+        assert catalog.keys.defaults("111122223333", "us-east-1") == EncryptionDefaults(enabled=True)
+        made, asked = catalog.keys.grants()
+        assert (made.volume_id, made.kms_key_arn, made.grant_id) == (first.volume_id, key, "ab" * 32)
+        assert made.name == f"ebscrypt-{first.volume_id}-0011223344556677"
+        assert (asked.volume_id, asked.grant_id) == ("vol-0123456789abcdef2", None)
+        assert asked.create_time.isoformat() == "2024-01-02T03:04:08.678000+00:00"
+
+
+def test_the_catalog_of_version_4_opens_for_ever(tmp_path: Path) -> None:
+    """The golden catalog with snapshots gives them in every state, with tags, and the job of the pending one."""
+    path = tmp_path / "catalog.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((VECTORS / "catalog-v4.sql").read_text(encoding="utf-8"))
+    connection.close()
+
+    with Catalog(path) as catalog:
+        completed, pending, copy, plain = catalog.snapshots.list()
+        assert (completed.state, completed.tags, completed.description) == ("completed", {"Name": "mail"}, "nightly")
+        assert (completed.digest, completed.bytes_done, completed.bytes_total) == ("ab" * 32, 1 << 30, 1 << 30)
+        assert completed.start_time.isoformat() == "2024-01-02T03:05:01.678000+00:00"
+        assert completed.completion_time is not None
+        assert completed.data_encryption_key_id == "6ebe7874-f36e-41de-ae1b-734f6b707946"
+        assert (pending.store, pending.parent, pending.bytes_done) == (
+            "s3://bucket/prefix/",
+            completed.snapshot_id,
+            4096,
+        )
+        assert catalog.snapshots.job(pending.snapshot_id) == '{"region":"eu-central-1"}'
+        assert (copy.state, copy.copied_from, copy.state_message) == (
+            "error",
+            completed.snapshot_id,
+            "the copy was interrupted",
+        )
+        assert (plain.encrypted, plain.kms_key_arn, plain.sector_size, plain.deleting) == (False, None, 512, True)
+        assert catalog.snapshots.unsettled() == [pending, plain]
 
 
 def columns_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -217,7 +277,7 @@ def test_a_migrated_catalog_is_like_a_fresh_one(tmp_path: Path) -> None:
 
     migrated, fresh = columns_of(tmp_path / "old.db"), columns_of(tmp_path / "new.db")
 
-    assert "deliveries" in fresh
+    assert {"deliveries", "grants", "snapshots", "snapshot_tags"} <= set(fresh)
     assert migrated == fresh
 
 

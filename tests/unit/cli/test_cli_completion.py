@@ -16,10 +16,12 @@ Run = Callable[..., Any]
     ("line", "expected"),
     [
         (["ebscrypt", "cre"], {"create"}),
-        (["ebscrypt", "de"], {"detach", "delete"}),
-        (["ebscrypt", "create", "--s"], {"--size", "--sector-size"}),
+        (["ebscrypt", "de"], {"detach", "delete", "default-encryption"}),
+        (["ebscrypt", "create", "--s"], {"--size", "--sector-size", "--snapshot-id"}),
         (["ebscrypt", "attach", "vol-0123456789abcdef0", "--ex"], {"--export"}),
-        (["ebscrypt", "kms", "enable"], {"enable", "enable-key"}),
+        (["ebscrypt", "kms", "enable"], {"enable", "enable-key", "enable-key-rotation"}),
+        (["ebscrypt", "kms", "root-key", "s"], {"show", "seal"}),
+        (["ebscrypt", "kms", "rotate-root", "--w"], {"--with-key"}),
         (["ebscrypt", "kms", "create-key", "--d"], {"--description"}),
     ],
 )

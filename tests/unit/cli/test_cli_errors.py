@@ -32,7 +32,14 @@ AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         (["create"], 2, "size is missing"),
         (["create", "--size", "1G", "--tag", "novalue"], 2, "not a tag"),
         (["create", "--size", "1G", "--tag", "a=1", "--tag", "a=2"], 2, "given twice"),
-        (["create", "--size", "1G", "--no-encrypted", "--kms-key-id", "alias/x"], 2, "KMS key needs"),
+        (
+            ["create", "--size", "1G", "--no-encrypted", "--kms-key-id", "alias/x"],
+            2,
+            "requires the parameter Encrypted",
+        ),
+        (["default-encryption", "set-key", "nonsense"], 2, "KmsKeyId"),
+        (["default-encryption", "set-key", "alias/" + "x" * 10_000], 2, "KmsKeyId"),
+        (["default-encryption"], 2, "COMMAND"),
         (["create", "--size", "1G", "--kms-key-id", "alias/nobody"], 1, "alias/nobody"),
         (["show", "vol-xyz"], 2, "not a volume id"),
         (["show", UNKNOWN], 1, "does not exist"),
@@ -45,7 +52,7 @@ AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         (["check", UNKNOWN], 1, "does not exist"),
         (["attachment", "prepare", UNKNOWN], 1, "does not exist"),
         (["kms", "describe-key"], 2, "name one KEY"),
-        (["kms", "describe-key", "nonsense"], 1, "nonsense"),
+        (["kms", "describe-key", "nonsense"], 2, "nonsense"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(run: Run, words: list[str], status: int, text: str) -> None:

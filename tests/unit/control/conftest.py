@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from ebscrypt.config import AttachSettings, KmsSettings, PathSettings, Settings
 from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.site import Site
 from ebscrypt.model import MIB, Volume
+from tests.unit.control.unwrapping import FakeDaemons
 
 
 @pytest.fixture
@@ -72,3 +74,38 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "none", mountpoint], check=True)
     yield mountpoint
     subprocess.run(["umount", mountpoint], check=True)
+
+
+@pytest.fixture
+def unwrapping(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the unwrap process, which reads the environment, have the settings of this test."""
+    monkeypatch.setenv("EBSCRYPT_CONFIG", os.devnull)
+    monkeypatch.setenv("EBSCRYPT_STATE_DIR", settings.paths.state)
+    monkeypatch.setenv("EBSCRYPT_REGION", settings.kms.region)
+    monkeypatch.setenv("EBSCRYPT_ACCOUNT", settings.kms.account)
+
+
+@pytest.fixture
+def new_key(site: Site) -> str:
+    """The ARN of another key that can be used."""
+    return str(site.kms.call("CreateKey")["KeyMetadata"]["Arn"])
+
+
+@pytest.fixture
+def untouched(site: Site, volume: Volume) -> Callable[[], None]:
+    """Says that the volume is to the byte what it was when the test began, and that no rewrap is under way."""
+    before, row = Path(volume.backing).read_bytes(), site.catalog.volume(volume.volume_id)
+
+    def look() -> None:
+        assert Path(volume.backing).read_bytes() == before
+        assert site.catalog.volume(volume.volume_id) == row
+        assert site.catalog.keys.rewraps() == {}
+
+    return look
+
+
+@pytest.fixture
+def daemons(site: Site) -> Iterator[FakeDaemons]:
+    """In place of real daemons: what they ask of KMS."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield FakeDaemons(site, patch)

@@ -115,7 +115,11 @@ def test_preallocation_takes_the_space_at_once(site: Site) -> None:
         (VolumeRequest(size=65 * TIB), InvalidParameter, "over the largest volume"),
         (VolumeRequest(size=8 * MIB, sector_size=1024), InvalidParameter, "sector size 1024"),
         (VolumeRequest(size=8 * MIB, volume_type="gp9"), InvalidParameter, "gp9"),
-        (VolumeRequest(size=8 * MIB, encrypted=False, kms_key_id="alias/x"), MissingDependency, "KMS key needs"),
+        (
+            VolumeRequest(size=8 * MIB, encrypted=False, kms_key_id="alias/x"),
+            MissingDependency,
+            "KmsKeyId requires the parameter Encrypted",
+        ),
         (VolumeRequest(size=8 * MIB, kms_key_id="not a key"), InvalidParameter, "does not name a KMS key"),
         (VolumeRequest(size=8 * MIB, tags={"aws:x": ""}), InvalidParameter, "reserved"),
         (VolumeRequest(size=8 * MIB, backing="/dev/no-such-disk"), BackingMissing, "no-such-disk"),

@@ -204,3 +204,16 @@ def test_nothing_to_do_is_two_queries_and_no_lock(site: Site) -> None:
 
     assert site.notes == []
     assert not locks.lock_path(site.settings, volume.volume_id).exists()
+
+
+def test_after_a_reboot_it_is_known_that_a_volume_was_attached(site: Site, volume: Volume) -> None:
+    """The next attachment is a reattachment, whether or not it succeeds; what was never attached is not."""
+    other = create_volume(site, VolumeRequest(size=8 * MIB))
+    for volume_id in (volume.volume_id, other.volume_id):
+        site.catalog.change_state(volume_id, VolumeState.AVAILABLE, VolumeState.IN_USE)
+    site.catalog.correct(volume.volume_id, was_attached=True)
+
+    recover(site)
+
+    assert site.catalog.volume(volume.volume_id).was_attached
+    assert not site.catalog.volume(other.volume_id).was_attached

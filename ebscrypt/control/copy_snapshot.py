@@ -1,0 +1,279 @@
+"""`copy_snapshot`: a snapshot anew, under the same data key or another, in the same store or another.
+
+Of what is encrypted only encrypted copies are made, and no copy keeps its source's KMS key by itself (facts §1.7). The
+wrapped key is bound to the copy's own id. The row is ``pending`` while blocks move, and ``completed``, in one
+transaction with its event, once the manifest is in the store. A failure takes back what there is in the store and
+leaves the row in ``error`` with its reason, as EBS does; so does `recover` with a copy whose process died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from ebscrypt.catalog.events import SnapshotEvent
+from ebscrypt.control import faultpoints, lineage, locks, snapshot_source
+from ebscrypt.control.causes import event_cause, failure_text
+from ebscrypt.control.copy_blocks import BlockCopier
+from ebscrypt.control.defaults import get_ebs_encryption_by_default
+from ebscrypt.control.encryption import Outcome, copy_outcome
+from ebscrypt.control.restore import SECTOR_SIZE_OF_PLAIN
+from ebscrypt.control.snapshots import check_description
+from ebscrypt.control.tags import check_tags
+from ebscrypt.errors import EbscryptError, SnapshotNotFound
+from ebscrypt.kms.names import parse_key_name
+from ebscrypt.model import Snapshot, SnapshotState, new_snapshot_id, utc_now
+from ebscrypt.stores.addresses import open_store
+from ebscrypt.stores.manifest import Header, Wrapping, encode, manifest_digest
+from ebscrypt.stores.publish import release_pins
+from ebscrypt.stores.witness import load_manifest_key
+
+if TYPE_CHECKING:
+    from ebscrypt.control.lineage import Keying
+    from ebscrypt.control.site import Site
+    from ebscrypt.control.snapshot_source import Source, Told
+    from ebscrypt.stores.store import Store
+
+_NOTE_EVERY: Final = 1.0
+"""Seconds between two notes of the progress in the catalog: each is a transaction."""
+
+
+class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `copy_snapshot` is asked for. A copy inherits neither description nor tags (facts §1.7).
+
+    ``encrypted`` None leaves it to the source and to encryption by default. ``store`` names where the copy shall lie;
+    None is where the source does.
+    """
+
+    source_snapshot_id: str
+    encrypted: bool | None = None
+    kms_key_id: str | None = None
+    description: str = ""
+    store: str | None = None
+    tags: dict[str, str] = {}
+
+
+def copy_snapshot(
+    site: Site,
+    request: CopyRequest,
+    *,
+    told: Told | None = None,
+    cancel: threading.Event | None = None,
+) -> Snapshot:
+    """Make a copy and return it, completed. ``told`` hears of the progress while blocks move; ``cancel`` stops it.
+
+    Raises, before anything exists, `UsageError` of the fitting kind, `SnapshotNotFound` and `StateError` for a source
+    that cannot be copied, `StoreError` for a target that cannot be opened; and then, leaving nothing but the record,
+    `KmsError`, `StoreError`, `NotPermitted`.
+    """
+    source = snapshot_source.find_source(site, request.source_snapshot_id)
+    encrypted, kms_key_id = _decided(site, request, source)
+    _check(request)
+    copy = _planned(request, source, encrypted=encrypted)
+    open_store(site.settings, copy.store).close()
+    with locks.held(site.settings, copy.snapshot_id, "snapshot copy"):
+        try:
+            site.catalog.snapshots.add(copy)
+            faultpoints.reach("copy.entered")
+            return _Copying(site, source, copy, kms_key_id, told=told, cancel=cancel).run()
+        finally:
+            locks.forget(site.settings, copy.snapshot_id)
+
+
+def _decided(site: Site, request: CopyRequest, source: Snapshot) -> tuple[bool, str | None]:
+    """Whether the copy is encrypted, and the name of its key: None where that is the AWS managed one (facts §1.7)."""
+    defaults = get_ebs_encryption_by_default(site)
+    outcome = copy_outcome(
+        by_default=defaults.enabled,
+        encrypted=request.encrypted,
+        key_given=request.kms_key_id is not None,
+        source_encrypted=source.encrypted,
+    )
+    if outcome is Outcome.PLAIN:
+        return False, None
+    return True, request.kms_key_id if outcome is Outcome.GIVEN_KEY else defaults.kms_key_arn
+
+
+def _check(request: CopyRequest) -> None:
+    if request.kms_key_id is not None:
+        parse_key_name(request.kms_key_id)
+    check_tags(request.tags)
+    check_description(request.description)
+
+
+def _planned(request: CopyRequest, source: Snapshot, *, encrypted: bool) -> Snapshot:
+    """The row of the copy to be. What lies in a plain volume counts in sectors of 512 bytes, and goes on doing so."""
+    turned_from_plain = encrypted and not source.encrypted
+    return Snapshot(
+        snapshot_id=new_snapshot_id(),
+        volume_id=source.volume_id,
+        state=SnapshotState.PENDING,
+        volume_size=source.volume_size,
+        sector_size=SECTOR_SIZE_OF_PLAIN if turned_from_plain else source.sector_size,
+        encrypted=encrypted,
+        description=request.description,
+        start_time=source.start_time,
+        store=request.store or source.store,
+        copied_from=source.snapshot_id,
+        tags=request.tags,
+    )
+
+
+class _Made(NamedTuple):
+    """What a copy turned out to be."""
+
+    wrapping: Wrapping | None
+    incremental: bool
+    digest: bytes
+    size: int
+
+
+class _Copying:
+    """One copy under way. ``began`` is when, for the event: the row's start time is that of the data."""
+
+    def __init__(
+        self,
+        site: Site,
+        source: Snapshot,
+        copy: Snapshot,
+        kms_key_id: str | None,
+        *,
+        told: Told | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._site, self._source, self._copy, self._kms_key_id = site, source, copy, kms_key_id
+        self._told, self._cancel, self._noted, self._began = told, cancel, 0.0, utc_now()
+
+    def run(self) -> Snapshot:
+        try:
+            made = self._make()
+            faultpoints.reach("copy.published")
+            return self._complete(made)
+        except BaseException as error:
+            undo_copy(self._site, self._copy, error, began=self._began)
+            raise
+
+    def _make(self) -> _Made:
+        copy = self._copy
+        with (
+            snapshot_source.held(self._site, self._source, copy.snapshot_id) as source,
+            contextlib.ExitStack() as stack,
+        ):
+            target = stack.enter_context(contextlib.closing(open_store(self._site.settings, copy.store)))
+            keying = None
+            if copy.encrypted:
+                keys = lineage.keyed(
+                    self._site, source.manifest.header, copy.snapshot_id, self._kms_key_id, copy.sector_size
+                )
+                keying = stack.enter_context(keys)
+            faultpoints.reach("copy.wrapped")
+            return self._move(source, target, keying)
+
+    def _move(self, source: Source, target: Store, keying: Keying | None) -> _Made:
+        turning, total = None if keying is None else keying.turning, snapshot_source.data_size(source.manifest)
+        copier = BlockCopier(
+            source,
+            target,
+            self._copy.snapshot_id,
+            turning,
+            workers=self._site.settings.stores.workers,
+            told=lambda progress: self._tell(progress.size, total),
+            cancel=self._cancel,
+        )
+        try:
+            blocks = copier.copy()
+            faultpoints.reach("copy.moved")
+            wrapping = None if keying is None else keying.wrapping
+            header = self._header(source.manifest.header, wrapping)
+            raw = encode(header, blocks, load_manifest_key(self._site.settings.manifest_key_path))
+            copier.publish(raw, blocks)
+        finally:
+            copier.release()
+        return _Made(wrapping, incremental=turning is None, digest=manifest_digest(raw), size=total)
+
+    def _header(self, of_source: Header, wrapping: Wrapping | None) -> Header:
+        copy = self._copy
+        return Header(
+            snapshot_id=copy.snapshot_id,
+            volume_id=copy.volume_id,
+            volume_size=of_source.volume_size,
+            sector_size=copy.sector_size,
+            region=self._site.settings.kms.region,
+            description=copy.description,
+            start_time=of_source.start_time,
+            completion_time=utc_now(),
+            encryption=wrapping,
+        )
+
+    def _complete(self, made: _Made) -> Snapshot:
+        wrapping = made.wrapping
+        return self._site.catalog.snapshots.change_state(
+            self._copy.snapshot_id,
+            SnapshotState.PENDING,
+            SnapshotState.COMPLETED,
+            _event(self._site, self._copy, "succeeded", self._began, incremental=made.incremental),
+            kms_key_arn=None if wrapping is None else wrapping.kms_key_arn,
+            data_encryption_key_id=None if wrapping is None else wrapping.data_encryption_key_id,
+            digest=made.digest.hex(),
+            completion_time=utc_now(),
+            bytes_done=made.size,
+            bytes_total=made.size,
+        )
+
+    def _tell(self, done: int, total: int) -> None:
+        """Pass the progress on, and note it now and then; that raises `StateError` once the copy is being deleted."""
+        now = time.monotonic()
+        if now - self._noted >= _NOTE_EVERY:
+            self._noted = now
+            self._site.catalog.snapshots.progress(self._copy.snapshot_id, done, total)
+        if self._told is not None:
+            self._told(done, total)
+
+
+def undo_copy(site: Site, copy: Snapshot, error: BaseException, *, began: datetime | None = None) -> None:
+    """Take back a failed or interrupted copy, and keep the record with its reason.
+
+    One that was completed in the last moment stays. The record of one that is being deleted is left to its deletion.
+    """
+    now = _row_now(site, copy)
+    if now is not None and now.state is not SnapshotState.PENDING:
+        return
+    reason = failure_text(error, "the copy was interrupted")
+    try:
+        with contextlib.closing(open_store(site.settings, copy.store, create=False)) as store:
+            store.delete_manifest(copy.snapshot_id)
+            release_pins(store, copy.snapshot_id)
+    except EbscryptError as failure:
+        reason += f"; and the store {copy.store} could not be cleaned: {failure.message}"
+    if copy.copied_from is not None:
+        snapshot_source.let_go(site, copy.copied_from, copy.snapshot_id)
+    faultpoints.reach("copy.undone")
+    if now is None or now.deleting:
+        return
+    site.catalog.snapshots.change_state(
+        copy.snapshot_id,
+        SnapshotState.PENDING,
+        SnapshotState.ERROR,
+        _event(site, copy, "failed", began or copy.start_time, cause=event_cause(error)),
+        state_message=reason,
+    )
+
+
+def _row_now(site: Site, copy: Snapshot) -> Snapshot | None:
+    try:
+        return site.catalog.snapshots.get(copy.snapshot_id)
+    except SnapshotNotFound:
+        return None
+
+
+def _event(
+    site: Site, copy: Snapshot, result: str, began: datetime, *, cause: str = "", incremental: bool | None = None
+) -> dict[str, Any]:
+    """The row's start time is that of the data, an event's that of the copy."""
+    told = msgspec.structs.replace(copy, start_time=began)
+    return site.snapshot_event(SnapshotEvent.COPY, result, told, cause=cause, incremental=incremental)

@@ -1,0 +1,39 @@
+"""`finish_deletion`: all of a snapshot's deletion after its note in the catalog.
+
+The manifest is removed and the pins are released, then the row goes: nothing is left in a store that no row tells of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from ebscrypt.control import faultpoints, locks
+from ebscrypt.control.site import Site
+from ebscrypt.errors import StoreError
+from ebscrypt.model import Snapshot
+from ebscrypt.stores.addresses import open_store
+from ebscrypt.stores.publish import release_pins
+
+
+def finish_deletion(site: Site, snapshot: Snapshot, *, force: bool = False) -> None:
+    """The rest of a deletion that was noted; safe to repeat. The caller holds the snapshot's lock."""
+    try:
+        _remove_from_store(site, snapshot)
+    except StoreError as error:
+        if not force:
+            raise type(error)(
+                f"the deletion of {snapshot.snapshot_id} cannot be finished now: {error.message}",
+                hint="delete it again later; --force forgets it, and leaves what is in the store",
+            ) from error
+        site.notes.append(f"what the store has of {snapshot.snapshot_id} is left there: {error.message}")
+    faultpoints.reach("snapshot.unlisted")
+    site.catalog.snapshots.remove(snapshot.snapshot_id)
+    faultpoints.reach("snapshot.forgotten")
+    locks.forget(site.settings, snapshot.snapshot_id)
+
+
+def _remove_from_store(site: Site, snapshot: Snapshot) -> None:
+    with contextlib.closing(open_store(site.settings, snapshot.store, create=False)) as store:
+        store.delete_manifest(snapshot.snapshot_id)
+        faultpoints.reach("snapshot.manifest")
+        release_pins(store, snapshot.snapshot_id)

@@ -1,0 +1,66 @@
+"""Snapshots that are neither completed nor failed: who must wait for them, and who goes on with them after a crash.
+
+`settle_snapshots` costs one query where there is nothing to do. What it finds goes on, ends, or is finished:
+
+    pending, of a volume     a process is started that goes on with it
+    being deleted            a process is started that finishes it
+    pending, of a snapshot   the copy ends in ``error``: what made it was the command itself
+
+One whose lock is held is in the hands of a living process and is left alone.
+"""
+
+from __future__ import annotations
+
+from ebscrypt.control.site import Site
+from ebscrypt.errors import EbscryptError, NotFound, StateError
+from ebscrypt.model import Snapshot, SnapshotState, Volume, VolumeState
+
+
+def refuse_while_read(site: Site, volume: Volume, wanted: str) -> None:
+    """Raise `StateError` while a snapshot of a detached volume is made: ``wanted`` would change what it reads.
+
+    Where the process that made it has died, the volume comes first: the snapshot ends in ``error``. The caller holds
+    the volume's lock.
+    """
+    snapshot = site.catalog.snapshots.being_made(volume.volume_id)
+    if snapshot is None or volume.state is not VolumeState.AVAILABLE:
+        return
+    from ebscrypt.control import storing  # noqa: PLC0415 - rarely needed
+
+    if storing.is_stored_now(site, snapshot.snapshot_id):
+        raise StateError(
+            f"volume {volume.volume_id} cannot be {wanted}: {snapshot.snapshot_id} is being made of it",
+            hint=f"wait for it: `ebscrypt snapshot show {snapshot.snapshot_id} --wait`",
+        )
+    reason = StateError(f"the snapshot was interrupted, and its volume {wanted} before it could go on")
+    storing.fail_snapshot(site, snapshot.snapshot_id, reason)
+    site.notes.append(f"snapshot {snapshot.snapshot_id} has failed: {reason.message}")
+
+
+def settle_snapshots(site: Site) -> None:
+    """Take up what no living process works on. What cannot be done now becomes a note, never an error."""
+    for snapshot in site.catalog.snapshots.unsettled():
+        try:
+            _settle(site, snapshot)
+        except (EbscryptError, OSError) as error:
+            site.notes.append(f"snapshot {snapshot.snapshot_id} could not be put in order yet: {error}")
+
+
+def _settle(site: Site, snapshot: Snapshot) -> None:
+    # Imported when there is something to do: it is what every command would wait for otherwise.
+    from ebscrypt.control import copy_snapshot, locks, storing  # noqa: PLC0415
+
+    snapshot_id = snapshot.snapshot_id
+    if storing.is_stored_now(site, snapshot_id):
+        return
+    if snapshot.copied_from is None or snapshot.deleting:
+        storing.start_storing(site, snapshot_id)
+        return
+    with locks.held(site.settings, snapshot_id, "recover", timeout=0):
+        try:
+            now = site.catalog.snapshots.get(snapshot_id)
+        except NotFound:
+            locks.forget(site.settings, snapshot_id)
+            return
+        if now.state is SnapshotState.PENDING and not now.deleting:
+            copy_snapshot.undo_copy(site, now, StateError("the copy was interrupted"))
