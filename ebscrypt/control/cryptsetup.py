@@ -69,9 +69,13 @@ def find_keyslot(backing: str, passphrase: bytes, keyslot: int | None = None) ->
     return int(found[1])
 
 
-def remove_keyslot(backing: str, keyslot: int) -> None:
-    """Overwrite and remove a keyslot."""
-    with _started(("luksKillSlot", backing, str(keyslot))) as running:
+def remove_keyslot(backing: str, descriptor: int, keyslot: int) -> None:
+    """Overwrite and remove a keyslot of the header that ``descriptor`` is open on; ``backing`` names it in errors.
+
+    By descriptor, because cryptsetup asks nothing before it does this: not even whether it is the right volume.
+    """
+    arguments = ("luksKillSlot", f"/proc/self/fd/{descriptor}", str(keyslot))
+    with _started(arguments, pass_fds=(descriptor,)) as running:
         status, _, told = _finish(running, b"")
     if status != 0:
         raise _failed(f"remove keyslot {keyslot} from", backing, status, told)

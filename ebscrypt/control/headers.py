@@ -42,10 +42,20 @@ def check_settled(site: Site, volume: Volume, wanted: str) -> None:
 
 def read(volume: Volume | AttachmentSpec) -> luks2.Reading:
     """The header that counts, of this very volume. Raises `HeaderError`, `BackingError`, `NotPermitted`."""
+    with opened(volume, os.O_RDONLY) as (_, reading):
+        return reading
+
+
+@contextmanager
+def opened(volume: Volume | AttachmentSpec, flags: int) -> Iterator[tuple[int, luks2.Reading]]:
+    """A descriptor of the backing whose header was read through it; ``flags`` are those of open(2).
+
+    For a program that shall work on this very header: the path may lead elsewhere by the time it is opened again.
+    """
     with backing.translated(volume.backing, "read"):
-        descriptor = os.open(volume.backing, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(volume.backing, flags | os.O_CLOEXEC)
         try:
-            return luks2.read_header(descriptor, volume_id=volume.volume_id)
+            yield descriptor, luks2.read_header(descriptor, volume_id=volume.volume_id)
         finally:
             os.close(descriptor)
 

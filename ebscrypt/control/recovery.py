@@ -10,6 +10,7 @@ letters in each of eight groups. Its sixteen letters lie at the same place on mo
 
 from __future__ import annotations
 
+import os
 import secrets
 from typing import Any, Final
 
@@ -149,14 +150,15 @@ def remove_keyslot(site: Site, volume_id: str, keyslot: int) -> None:
     with on_volume(site, volume_id, "recovery"):
         volume = settled(site, site.catalog.volume(volume_id))
         headers.check_settled(site, volume, "a recovery passphrase")
-        slots = {slot.keyslot: slot for slot in _keyslots(headers.read(volume).header)}
-        _check_there(volume_id, keyslot, set(slots))
-        if others := [token for token in slots[keyslot].tokens if token != _RECOVERY_TOKEN]:
-            raise StateError(
-                f"keyslot {keyslot} of volume {volume_id} belongs to {', '.join(others)[:80]}",
-                hint=f"remove it with what made it, or by `cryptsetup luksKillSlot {volume.backing} {keyslot}`",
-            )
-        cryptsetup.remove_keyslot(volume.backing, keyslot)
+        with headers.opened(volume, os.O_RDWR) as (descriptor, reading):
+            slots = {slot.keyslot: slot for slot in _keyslots(reading.header)}
+            _check_there(volume_id, keyslot, set(slots))
+            if others := [token for token in slots[keyslot].tokens if token != _RECOVERY_TOKEN]:
+                raise StateError(
+                    f"keyslot {keyslot} of volume {volume_id} belongs to {', '.join(others)[:80]}",
+                    hint=f"remove it with what made it, or by `cryptsetup luksKillSlot {volume.backing} {keyslot}`",
+                )
+            cryptsetup.remove_keyslot(volume.backing, descriptor, keyslot)
     site.notes.append(
         "older copies of the header (backups, copies of the backing) still have this keyslot: whoever has one of them, "
         "and the passphrase, can read the volume"

@@ -144,6 +144,28 @@ def test_a_removed_passphrase_opens_nothing(site: Site, volume: Volume) -> None:
     assert opens(volume, PASSPHRASE)
 
 
+def test_a_file_that_was_put_in_its_place_loses_nothing(
+    site: Site, volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the directory could swap the backing between the look at it and the removal."""
+    recovery.add_recovery_passphrase(site, volume.volume_id, PASSPHRASE)
+    backing, other = Path(volume.backing), tmp_path / "other"
+    other.write_bytes(backing.read_bytes())
+    check = recovery._check_there
+
+    def swap(volume_id: str, keyslot: int, there: set[int]) -> None:
+        check(volume_id, keyslot, there)
+        backing.rename(tmp_path / "aside")
+        other.rename(backing)
+
+    monkeypatch.setattr(recovery, "_check_there", swap)
+    recovery.remove_keyslot(site, volume.volume_id, 0)
+
+    assert opens(volume, PASSPHRASE)
+    (tmp_path / "aside").rename(backing)
+    assert not opens(volume, PASSPHRASE)
+
+
 def test_a_keyslot_of_another_program_is_left_to_it(site: Site, volume: Volume) -> None:
     """What a token says that it uses is listed as its, and not removed; a recovery key of systemd's is a passphrase."""
     for passphrase, kind in ((PASSPHRASE, "clevis"), (OTHER, "systemd-recovery")):
