@@ -94,8 +94,7 @@ def _run(start: _Start) -> int:
     """Everything between taking the lock and letting go of it."""
     start.notes.extend(harden_process(lock_memory=True, io_flusher=True))
     try:
-        stored = take_stored_key()
-        stored_key = SecretMemory.adopt(stored) if stored is not None else None
+        stored_key = _stored_key(start)
         keep_key = start.notifier.active
         with open_volume(start.spec, start.settings, start.notes, stored_key=stored_key, keep_key=keep_key) as volume:
             if volume.key is not None and volume.key is not stored_key:
@@ -106,6 +105,17 @@ def _run(start: _Start) -> int:
     finally:
         # Only a daemon that was killed leaves its key with systemd.
         start.notifier.forget_key()
+
+
+def _stored_key(start: _Start) -> SecretMemory | None:
+    """The data key that systemd kept from an earlier life of this unit. What is no secret memory is no key."""
+    if (stored := take_stored_key()) is None:
+        return None
+    try:
+        return SecretMemory.adopt(stored)
+    except OSError as error:
+        start.notes.append(f"what systemd kept is not a data key ({error.strerror}): KMS was asked")
+        return None
 
 
 def _store_key(start: _Start, key: SecretMemory) -> None:

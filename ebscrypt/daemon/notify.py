@@ -84,10 +84,11 @@ class Notifier:
 
     def _send(self, message: str, *descriptors: int) -> None:
         """Tell systemd. A message that cannot be sent is no reason to end: the volume is served all the same."""
-        if self._socket is None:
+        listening = self._socket  # another thread may close it meanwhile
+        if listening is None:
             return
         try:
-            socket.send_fds(self._socket, [message.encode()], list(descriptors))
+            socket.send_fds(listening, [message.encode()], list(descriptors))
         except OSError:
             self.close()
 

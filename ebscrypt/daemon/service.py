@@ -139,7 +139,9 @@ class Service:
             self._refuse_when_stopping()
             keep = self._notifier.active
             await trio.to_thread.run_sync(lambda: resume(self._volume, key, keep=keep))
-            if self._volume.key is not None and not self._notifier.store_key(self._volume.key.fileno()):
+            if (kept := self._volume.key) is not None and not await trio.to_thread.run_sync(
+                self._notifier.store_key, kept.fileno()
+            ):
                 _log.warning("systemd did not keep the data key: after a crash KMS is needed again")
         _log.info("the volume is %s again", self._volume.access)
         self._notifier.status(f"serving {self.attachment.volume_id} at {self.attachment.device}")

@@ -67,3 +67,17 @@ def test_key_of_another_volume_is_not_taken(bench: Bench) -> None:
         assert any("not this volume's" in note for note in daemon.attachment.notes)
         assert systemd.content(next(iter(systemd.store.values()))) == bench.data_key(other)
         daemon.detach()
+
+
+def test_a_stored_descriptor_that_is_no_key_is_not_taken(bench: Bench) -> None:
+    """Whatever else lies in the store under the key's name: the volume is served with the key that KMS gives."""
+    spec = bench.volume(8 * MIB)
+    with bench.systemd() as systemd:
+        bench.start(spec, under=systemd).kill()
+        (name,) = systemd.store
+        os.close(systemd.store[name])
+        systemd.store[name] = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        daemon = bench.start(spec, under=systemd)
+        assert any("not a data key" in note for note in daemon.attachment.notes)
+        assert systemd.content(systemd.store[name]) == bench.data_key(spec)
+        daemon.detach()
