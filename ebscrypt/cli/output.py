@@ -116,6 +116,7 @@ def volume_fields(volume: Volume, attached: Attached | None) -> dict[str, str | 
         "KMS key": volume.kms_key_arn,
         "backing": f"{volume.backing} ({volume.backing_kind})",
         "type": volume.volume_type,
+        "made of": volume.snapshot_id,
         "created": timestamp(volume.create_time),
         "tags": ", ".join(f"{key}={value}" for key, value in sorted(volume.tags.items())) or None,
     }

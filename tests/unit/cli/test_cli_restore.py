@@ -33,10 +33,11 @@ def test_create_prints_the_volumes_id_alone(run: Run, snapshot_id: str) -> None:
 
 
 def test_json_names_the_snapshot(run: Run, snapshot_id: str) -> None:
-    """As DescribeVolumes does; the size is the snapshot's."""
+    """As DescribeVolumes does, and `show`; the size is the snapshot's."""
     made = json.loads(run("create", "--snapshot-id", snapshot_id, "--output", "json").out)
 
     assert (made["SnapshotId"], made["SizeBytes"], made["State"]) == (snapshot_id, 8 << 20, "available")
+    assert re.search(rf"^made of +{snapshot_id}$", run("show", made["VolumeId"]).out, re.MULTILINE)
 
 
 def test_copy_prints_the_copys_id_alone(run: Run, snapshot_id: str) -> None:
