@@ -101,7 +101,7 @@ _SNAPSHOTS: Final = (
         copied_from VARCHAR(22),
         state_message TEXT,
         deleting BOOLEAN NOT NULL,
-        job TEXT CONSTRAINT snapshots_job CHECK (job IS NULL OR state = 'pending'),
+        job TEXT CONSTRAINT snapshots_job CHECK (job IS NULL OR state != 'error'),
         PRIMARY KEY (snapshot_id)
     )
     """,

@@ -1,8 +1,9 @@
 """`SnapshotRows`: what the catalog knows of snapshots. A change of state and its event are one transaction, as ever.
 
-A pending snapshot has a *job*: what its copier must know and nobody else asks for. It goes with the state, so that who
-takes up an interrupted copy finds it, and a completed snapshot has none. A deletion is noted (``deleting``) before the
-store is touched and the row removed after it, so that nothing is left in a store that no row speaks of.
+A pending snapshot has a *job*: what its copier must know and nobody else asks for. It goes with the state, so that
+whoever takes up an interrupted copy finds it. The job of a completed one is a rewrap under way; usually it has none. A
+deletion is noted (``deleting``) before the store is touched and the row removed after it, so that nothing is left in a
+store that no row speaks of.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from ebscrypt.model import Snapshot, SnapshotState, check_snapshot_transition
 _Snapshots: TypeAlias = list[Snapshot]
 """`SnapshotRows.list` takes the name of the builtin within the class."""
 _COLUMNS: Final = tuple(name for name in Snapshot.__struct_fields__ if name != "tags")
+
+
+class Rewrap(msgspec.Struct, frozen=True, kw_only=True):
+    """A rewrap under way: ``digest`` of the manifest (hexadecimal) and KMS key that the snapshot is about to have."""
+
+    digest: str
+    kms_key_arn: str
 
 
 class _Transaction(Protocol):
@@ -80,12 +88,39 @@ class SnapshotRows:
         return found[0] if found else None
 
     def unsettled(self) -> _Snapshots:
-        """The snapshots that are being made or deleted, in one query: what a crash may have left to do."""
+        """The snapshots that are being made, rewrapped or deleted, in one query: what a crash may have left to do."""
+        pending = SNAPSHOTS.c.state == SnapshotState.PENDING.value
         with self._transaction() as connection:
-            return _many(connection, (SNAPSHOTS.c.state == SnapshotState.PENDING.value) | SNAPSHOTS.c.deleting)
+            return _many(connection, pending | SNAPSHOTS.c.job.is_not(None) | SNAPSHOTS.c.deleting)
+
+    def rewrap(self, snapshot_id: str) -> Rewrap | None:
+        """The rewrap of a completed snapshot that has begun and not ended."""
+        if self.get(snapshot_id).state is not SnapshotState.COMPLETED:
+            return None
+        job = self.job(snapshot_id)
+        return None if job is None else msgspec.json.decode(job, type=Rewrap)
+
+    def begin_rewrap(self, snapshot_id: str, rewrap: Rewrap) -> None:
+        """Note the manifest that a rewrap is about to put in the old one's place."""
+        completed = SNAPSHOTS.c.state == SnapshotState.COMPLETED.value
+        condition = (SNAPSHOTS.c.snapshot_id == snapshot_id) & completed & ~SNAPSHOTS.c.deleting
+        with self._transaction(write=True) as connection:
+            statement = update(SNAPSHOTS).where(condition).values(job=msgspec.json.encode(rewrap).decode())
+            if connection.execute(statement).rowcount != 1:
+                raise _state_error(_one(connection, snapshot_id), SnapshotState.COMPLETED)
+
+    def end_rewrap(self, snapshot_id: str, *, done: bool) -> None:
+        """No rewrap is under way any more; with ``done`` the noted manifest and KMS key are the snapshot's."""
+        rewrap = self.rewrap(snapshot_id)
+        if rewrap is None:
+            return
+        values = msgspec.structs.asdict(rewrap) if done else {}
+        with self._transaction(write=True) as connection:
+            statement = update(SNAPSHOTS).where(SNAPSHOTS.c.snapshot_id == snapshot_id).values(job=None, **values)
+            connection.execute(statement)
 
     def job(self, snapshot_id: str) -> str | None:
-        """What `add` was told about the copier's work; None for a snapshot that is not pending any more."""
+        """What `add` was told about the copier's work, or a rewrap under way; None where there is nothing to do."""
         with self._transaction() as connection:
             row = connection.execute(select(SNAPSHOTS.c.job).where(SNAPSHOTS.c.snapshot_id == snapshot_id)).first()
         if row is None:

@@ -203,8 +203,8 @@ SNAPSHOTS: Final = Table(
     Column("copied_from", String(22)),
     Column("state_message", Text),
     Column("deleting", Boolean, nullable=False),
-    # What a pending snapshot's copier must know besides; control's own JSON.
-    Column("job", Text, CheckConstraint("job IS NULL OR state = 'pending'", name="snapshots_job")),
+    # What a pending snapshot's copier must know besides, or a rewrap under way; control's own JSON.
+    Column("job", Text, CheckConstraint("job IS NULL OR state != 'error'", name="snapshots_job")),
 )
 
 Index("snapshots_by_state", SNAPSHOTS.c.state)

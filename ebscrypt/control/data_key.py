@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ebscrypt import luks2
 from ebscrypt.control.site import Site
-from ebscrypt.errors import NotPermitted
+from ebscrypt.errors import KmsIncorrectKey, NotPermitted
 
 if TYPE_CHECKING:
     from ebscrypt.core import SecretMemory
+    from ebscrypt.kms.results import WrappedKey
 
 
 class Wrapped(Protocol):
@@ -52,6 +53,34 @@ def unwrapped(site: Site, token: Wrapped) -> Iterator[SecretMemory]:
         yield key
     finally:
         key.wipe()
+
+
+def wrapped_anew(site: Site, old: Wrapped, key_arn: str, context: dict[str, str]) -> WrappedKey:
+    """The data key of ``old`` wrapped by the KMS key ``key_arn`` for ``context`` (ReEncrypt); not proven yet.
+
+    The data key never leaves KMS for it. Raises `KmsError`.
+    """
+    wrapped = site.kms.re_encrypt(
+        old.wrapped_key, old.encryption_context, key_arn, context, source_key_id=old.kms_key_arn
+    )
+    if wrapped.key_arn != key_arn:
+        raise KmsIncorrectKey(
+            f"KMS was asked to wrap the data key by {key_arn}, and answered for {wrapped.key_arn}",
+            hint="nothing has been changed; check what answers at kms.endpoint",
+            key_arn=key_arn,
+        )
+    return wrapped
+
+
+def reencrypt_request(old: Wrapped, key_arn: str) -> dict[str, Any]:
+    """ReEncrypt's parameters for another wrapped key with the same context, as `KmsClient.re_encrypt` sends them."""
+    return {
+        "CiphertextBlob": old.wrapped_key,
+        "SourceEncryptionContext": old.encryption_context,
+        "SourceKeyId": old.kms_key_arn,
+        "DestinationKeyId": key_arn,
+        "DestinationEncryptionContext": old.encryption_context,
+    }
 
 
 def matches(key: SecretMemory, digest: luks2.Digest) -> bool:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ebscrypt.control import data_key, faultpoints
 from ebscrypt.control.turning import Turning, turning
-from ebscrypt.errors import KmsIncorrectKey
 from ebscrypt.model import encryption_context, new_data_encryption_key_id
 from ebscrypt.stores.manifest import Header, Wrapping
 
@@ -69,16 +68,7 @@ def keyed(site: Site, header: Header, owner: str, kms_key_id: str | None, sector
 
 def _wrapped_anew(site: Site, source: Wrapping, context: dict[str, str]) -> Wrapping:
     """The same data key, bound to another context; it never leaves KMS for that."""
-    key_arn = source.kms_key_arn
-    wrapped = site.kms.re_encrypt(
-        source.wrapped_key, source.encryption_context, key_arn, context, source_key_id=key_arn
-    )
-    if wrapped.key_arn != key_arn:
-        raise KmsIncorrectKey(
-            f"KMS was asked to wrap the data key by {key_arn}, and answered for {wrapped.key_arn}",
-            hint="nothing has been made; check what answers at kms.endpoint",
-            key_arn=key_arn,
-        )
+    wrapped = data_key.wrapped_anew(site, source, source.kms_key_arn, context)
     return Wrapping(
         kms_key_arn=wrapped.key_arn,
         wrapped_key=wrapped.blob,

@@ -14,12 +14,10 @@ is durable the old wrapped key counts, from then on the new one, and both work u
 leaves a volume that opens, and `settle_rewrap` lets the catalog, spec.json and the grants follow what the header says.
 EBS has no event for this (the audit trail has the ReEncrypt), and neither do we.
 
-Snapshots will have wrapped keys of their own: `reencrypted` is the part that they share.
+rewrap_snapshot.py does the same for snapshots.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
@@ -27,7 +25,7 @@ from ebscrypt import luks2
 from ebscrypt.control import data_key, faultpoints, grants, headers, runtime
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
-from ebscrypt.errors import EbscryptError, KeyMismatch, KmsIncorrectKey, StateError
+from ebscrypt.errors import EbscryptError, KeyMismatch, StateError
 from ebscrypt.model import AttachmentSpec, AttachmentState, Volume
 
 
@@ -48,7 +46,7 @@ def rewrap_volume(site: Site, volume_id: str, kms_key_id: str, *, dry_run: bool 
         headers.check_token(volume, header.token())
         key = site.kms.resolve_key(kms_key_id)
         if dry_run:
-            site.kms.dry_run("ReEncrypt", key.arn, **_request(header.token(), key.arn))
+            site.kms.dry_run("ReEncrypt", key.arn, **data_key.reencrypt_request(header.token(), key.arn))
             return volume
         token = reencrypted(site, header.token(), key.arn)
         _prove(site, header, token)
@@ -58,26 +56,8 @@ def rewrap_volume(site: Site, volume_id: str, kms_key_id: str, *, dry_run: bool 
 
 def reencrypted(site: Site, token: luks2.KmsToken, key_arn: str) -> luks2.KmsToken:
     """``token`` with a wrapped key by the KMS key ``key_arn``, for the same encryption context; not proven yet."""
-    context = token.encryption_context
-    wrapped = site.kms.re_encrypt(token.wrapped_key, context, key_arn, context, source_key_id=token.kms_key_arn)
-    if wrapped.key_arn != key_arn:
-        raise KmsIncorrectKey(
-            f"KMS was asked to wrap the data key by {key_arn}, and answered for {wrapped.key_arn}",
-            hint="nothing has been changed; check what answers at kms.endpoint",
-            key_arn=key_arn,
-        )
+    wrapped = data_key.wrapped_anew(site, token, key_arn, token.encryption_context)
     return msgspec.structs.replace(token, kms_key_arn=wrapped.key_arn, wrapped_key=wrapped.blob)
-
-
-def _request(token: luks2.KmsToken, key_arn: str) -> dict[str, Any]:
-    """ReEncrypt's parameters, as `KmsClient.re_encrypt` sends them."""
-    return {
-        "CiphertextBlob": token.wrapped_key,
-        "SourceEncryptionContext": token.encryption_context,
-        "SourceKeyId": token.kms_key_arn,
-        "DestinationKeyId": key_arn,
-        "DestinationEncryptionContext": token.encryption_context,
-    }
 
 
 def _prove(site: Site, header: luks2.Header, token: luks2.KmsToken) -> None:

@@ -54,10 +54,20 @@ def find_source(site: Site, snapshot_id: str) -> Snapshot:
 
 
 def witness_of(site: Site, snapshot: Snapshot) -> Witness:
-    """What must vouch for its manifest: the digest in the catalog, else a tag by this installation's manifest key."""
+    """What must vouch for its manifest: the digest in the catalog, else a tag by this installation's manifest key.
+
+    While a rewrap is under way the catalog has the digests of both manifests.
+    """
     if snapshot.digest is not None:
-        return Witness(digest=bytes.fromhex(snapshot.digest))
+        rewrap = site.catalog.snapshots.rewrap(snapshot.snapshot_id)
+        successor = None if rewrap is None else bytes.fromhex(rewrap.digest)
+        return Witness(digest=bytes.fromhex(snapshot.digest), successor=successor)
     return Witness(keys=(load_manifest_key(site.settings.manifest_key_path),))
+
+
+def largest(snapshot: Snapshot) -> int:
+    """Bytes of the longest manifest that the snapshot can have."""
+    return largest_manifest(-(-snapshot.volume_size // BLOCK_SIZE))
 
 
 def data_size(manifest: Manifest) -> int:
@@ -83,9 +93,9 @@ def held(site: Site, snapshot: Snapshot, owner: str) -> Iterator[Source]:
 
     Raises `StoreError` of the fitting kind: no such store, a manifest that is damaged or that nothing vouches for.
     """
-    largest = largest_manifest(-(-snapshot.volume_size // BLOCK_SIZE))
     with closing(open_store(site.settings, snapshot.store, create=False)) as store:
-        pin, manifest = hold(store, owner, snapshot.snapshot_id, witness_of(site, snapshot), largest=largest)
+        witness = witness_of(site, snapshot)
+        pin, manifest = hold(store, owner, snapshot.snapshot_id, witness, largest=largest(snapshot))
         try:
             yield Source(store, manifest)
         finally:

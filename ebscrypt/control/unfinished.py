@@ -5,6 +5,7 @@
     pending, of a volume     a process is started that goes on with it
     being deleted            a process is started that finishes it
     pending, of a snapshot   the copy ends in ``error``: what made it was the command itself
+    being rewrapped          the catalog follows what the store's manifest says
 
 One whose lock is held is in the hands of a living process and is left alone.
 """
@@ -48,12 +49,12 @@ def settle_snapshots(site: Site) -> None:
 
 def _settle(site: Site, snapshot: Snapshot) -> None:
     # Imported when there is something to do: it is what every command would wait for otherwise.
-    from ebscrypt.control import copy_snapshot, locks, storing  # noqa: PLC0415
+    from ebscrypt.control import copy_snapshot, locks, rewrap_snapshot, storing  # noqa: PLC0415
 
     snapshot_id = snapshot.snapshot_id
     if storing.is_stored_now(site, snapshot_id):
         return
-    if snapshot.copied_from is None or snapshot.deleting:
+    if snapshot.deleting or (snapshot.copied_from is None and snapshot.state is SnapshotState.PENDING):
         storing.start_storing(site, snapshot_id)
         return
     with locks.held(site.settings, snapshot_id, "recover", timeout=0):
@@ -62,5 +63,7 @@ def _settle(site: Site, snapshot: Snapshot) -> None:
         except NotFound:
             locks.forget(site.settings, snapshot_id)
             return
-        if now.state is SnapshotState.PENDING and not now.deleting:
+        if now.state is SnapshotState.COMPLETED and not now.deleting:
+            rewrap_snapshot.settle_rewrap(site, snapshot_id)
+        elif now.state is SnapshotState.PENDING and not now.deleting:
             copy_snapshot.undo_copy(site, now, StateError("the copy was interrupted"))

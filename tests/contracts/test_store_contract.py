@@ -177,6 +177,18 @@ def test_manifests(store: Store) -> None:
 
 
 @on_every_store
+def test_a_manifest_is_replaced_whole(store: Store) -> None:
+    """By who says so, as a rewrap does; it is the only one, and the next reader sees it."""
+    store.put_manifest(snapshot_id(1), manifest_of(1, range(3)))
+    newer = manifest_of(1, range(4))
+
+    store.replace_manifest(snapshot_id(1), newer)
+
+    assert store.get_manifest(snapshot_id(1)) == newer
+    assert list(store.list_manifests()) == [snapshot_id(1)]
+
+
+@on_every_store
 def test_only_a_store_or_nothing_is_opened(place: Place, store: Store) -> None:
     """What is there must be a store of this version; an empty place becomes one only if that is allowed."""
     place.open().close()

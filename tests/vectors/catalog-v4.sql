@@ -95,7 +95,7 @@ CREATE TABLE snapshots (
         copied_from VARCHAR(22),
         state_message TEXT,
         deleting BOOLEAN NOT NULL,
-        job TEXT CONSTRAINT snapshots_job CHECK (job IS NULL OR state = 'pending'),
+        job TEXT CONSTRAINT snapshots_job CHECK (job IS NULL OR state != 'error'),
         PRIMARY KEY (snapshot_id)
     );
 INSERT INTO "snapshots" VALUES('snap-0123456789abcdef0','vol-0123456789abcdef0','completed',10737418240,4096,1,'arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab','6ebe7874-f36e-41de-ae1b-734f6b707946','nightly','2024-01-02 03:05:01.678000','2024-01-02 03:05:09.678000',1073741824,1073741824,'local','abababababababababababababababababababababababababababababababab',NULL,NULL,NULL,0,NULL);

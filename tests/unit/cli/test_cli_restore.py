@@ -80,6 +80,18 @@ def test_what_is_refused_says_why(run: Run, snapshot_id: str, words: list[str], 
     assert said in ran.err
 
 
+def test_rewrap_takes_a_snapshot_too(run: Run, snapshot_id: str) -> None:
+    """By the first letters of the id; what it prints is the snapshot's record."""
+    key = run("kms", "create-key").out.strip()
+
+    tried = run("rewrap", snapshot_id, "--kms-key-id", key, "--dry-run")
+    done = run("rewrap", snapshot_id, "--kms-key-id", key, "--output", "json")
+
+    assert (tried.status, tried.out) == (0, "")
+    assert f"KMS would wrap the data key of {snapshot_id}" in tried.err
+    assert (done.json["SnapshotId"], done.json["KmsKeyId"]) == (snapshot_id, key)
+
+
 def test_an_unknown_snapshot_is_not_found(run: Run) -> None:
     """By both, with the next thing to do."""
     for words in (["create", "--snapshot-id"], ["snapshot", "copy"]):

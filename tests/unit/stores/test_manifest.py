@@ -206,6 +206,7 @@ def test_who_vouches() -> None:
 
     assert decode(raw, ID, Witness(digest=manifest_digest(raw))).header == header()
     assert decode(raw, ID, Witness(keys=(foreign, KEY))).header == header()
+    assert decode(raw, ID, Witness(digest=bytes(32), successor=manifest_digest(raw))).header == header()
     assert decode(raw, ID, UNCHECKED).header == header()
     for witness, why in (
         (Witness(digest=manifest_digest(other), keys=(KEY,)), "not the one that was written"),
