@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -156,7 +157,11 @@ def test_abort(client: RawClient) -> None:
     assert client.ended()
 
 
-@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00", os.urandom(4096)])
+@pytest.mark.parametrize(
+    "first",
+    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00", hashlib.shake_256(b"noise").digest(4096)],
+    ids=["HTTP", "TLS", "noise"],
+)
 def test_other_protocols(volume: ServedVolume, first: bytes) -> None:
     """Whoever speaks something else is cut off."""
     with volume.connect() as stranger:
