@@ -1,13 +1,15 @@
 """Settings: a TOML file, overridden by the environment, frozen into one section per concern.
 
 The file is ``/etc/ebscrypt/config.toml`` for root, ``$XDG_CONFIG_HOME/ebscrypt/config.toml`` for others, or what
-``EBSCRYPT_CONFIG`` names. Every key of every section can be set as ``EBSCRYPT_<SECTION>_<KEY>``; five have short names:
+``EBSCRYPT_CONFIG`` names. Every key of every section can be set as ``EBSCRYPT_<SECTION>_<KEY>``, a table as a JSON
+object; five have short names:
 ``EBSCRYPT_STATE_DIR``, ``EBSCRYPT_RUNTIME_DIR``, ``EBSCRYPT_KMS``, ``EBSCRYPT_REGION``, ``EBSCRYPT_ACCOUNT``. Unknown
 keys are refused: a misspelt setting that is silently ignored is how people lose data.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -102,6 +104,15 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 3600.0
 
 
+class RegionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Other Regions that this machine has an installation of: a state directory, a catalog and a KMS of their own.
+
+    ``files`` gives the settings file of each, by the Region's name; ``kms.region`` in that file must be the same.
+    """
+
+    files: dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z]{2,4}(-[a-z]+)+-\d{1,2}\Z")], str] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All sections together, as `load` makes them."""
 
@@ -111,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: EventSettings = EventSettings()
     audit: AuditSettings = AuditSettings()
     stores: StoreSettings = StoreSettings()
+    regions: RegionSettings = RegionSettings()
 
     @property
     def catalog_path(self) -> Path:
@@ -156,6 +168,7 @@ _SECTIONS: Final = {
     "events": EventSettings,
     "audit": AuditSettings,
     "stores": StoreSettings,
+    "regions": RegionSettings,
 }
 _SHORT: Final = {
     "EBSCRYPT_STATE_DIR": ("paths", "state"),
@@ -164,6 +177,7 @@ _SHORT: Final = {
     "EBSCRYPT_REGION": ("kms", "region"),
     "EBSCRYPT_ACCOUNT": ("kms", "account"),
 }
+_TABLES: Final = frozenset({("stores", "urls"), ("regions", "files")})
 _NOT_SETTINGS: Final = frozenset({"EBSCRYPT_CONFIG"})
 
 
@@ -242,8 +256,15 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         if not name.startswith("EBSCRYPT_") or name in _NOT_SETTINGS:
             continue
         section, key = _SHORT.get(name) or _long_name(name)
-        found.setdefault(section, {})[key] = value
+        found.setdefault(section, {})[key] = _table(name, value) if (section, key) in _TABLES else value
     return found
+
+
+def _table(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is no JSON object: {error}", hint='write {"name": "value"}') from None
 
 
 def _long_name(name: str) -> tuple[str, str]:

@@ -13,7 +13,8 @@
     │   └── RuleNotFound                a rule of events
     ├── StateError                      it exists, but not in a state that allows this
     │   ├── VolumeInUse                 attached, mounted or open; says by whom
-    │   └── SnapshotLimit               the volume has a snapshot under way already
+    │   ├── SnapshotLimit               the volume has a snapshot under way already
+    │   └── CopyLimit                   as many copies are under way as may be
     ├── BackingError                    the file or block device under a volume
     │   ├── BackingInUse                another process has it
     │   ├── BackingNotEmpty             it holds data that we would overwrite
@@ -142,6 +143,10 @@ class VolumeInUse(StateError):
 
 class SnapshotLimit(StateError):
     api_code = "ConcurrentSnapshotLimitExceeded"
+
+
+class CopyLimit(StateError):
+    api_code = "ResourceLimitExceeded"
 
 
 class BackingError(EbscryptError):

@@ -17,11 +17,14 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, inse
 
 from ebscrypt.catalog.event_rows import Event
 from ebscrypt.catalog.tables import SNAPSHOT_TAGS, SNAPSHOTS
-from ebscrypt.errors import CatalogDamaged, SnapshotLimit, SnapshotNotFound, StateError
+from ebscrypt.errors import CatalogDamaged, CopyLimit, SnapshotLimit, SnapshotNotFound, StateError
 from ebscrypt.model import Snapshot, SnapshotState, check_snapshot_transition
 
 _Snapshots: TypeAlias = list[Snapshot]
 """`SnapshotRows.list` takes the name of the builtin within the class."""
+_BEING_COPIED: Final = and_(
+    SNAPSHOTS.c.state == SnapshotState.PENDING.value, SNAPSHOTS.c.copied_from.is_not(None), ~SNAPSHOTS.c.deleting
+)
 _COLUMNS: Final = tuple(name for name in Snapshot.__struct_fields__ if name != "tags")
 
 
@@ -44,12 +47,19 @@ class SnapshotRows:
         self._write_event = write_event
 
     def add(
-        self, snapshot: Snapshot, *, job: str | None = None, alone: bool = False, event: Event | None = None
+        self,
+        snapshot: Snapshot,
+        *,
+        job: str | None = None,
+        alone: bool = False,
+        copies: int | None = None,
+        event: Event | None = None,
     ) -> None:
         """Enter a new snapshot with its tags. Raises `StateError` when there is one of that id already.
 
         With ``alone`` it is entered only if its volume has no other pending snapshot that was not copied from another;
-        else `SnapshotLimit`, naming the other.
+        else `SnapshotLimit`, naming the other. ``copies`` is how many copies may be under way at once, this one
+        included; else `CopyLimit`.
         """
         with self._transaction(write=True) as connection:
             if _many(connection, SNAPSHOTS.c.snapshot_id == snapshot.snapshot_id):
@@ -59,6 +69,11 @@ class SnapshotRows:
                 raise SnapshotLimit(
                     f"volume {snapshot.volume_id} has a snapshot under way: {others[0].snapshot_id}",
                     hint=f"wait for it: `ebscrypt snapshot show {others[0].snapshot_id} --wait`",
+                )
+            if copies is not None and len(under_way := _many(connection, _BEING_COPIED)) >= copies:
+                raise CopyLimit(
+                    f"{len(under_way)} copies of snapshots are under way in this Region, and more are not allowed",
+                    hint=f"wait for one, for example `ebscrypt snapshot show {under_way[0].snapshot_id} --wait`",
                 )
             connection.execute(insert(SNAPSHOTS).values(**_row(snapshot), job=job))
             _write_tags(connection, snapshot.snapshot_id, snapshot.tags)

@@ -3,7 +3,8 @@
 A copy stands alone: deleting its source takes nothing from it. An encrypted snapshot has encrypted copies only, and a
 copy does not keep its source's KMS key by itself: without --kms-key-id it is under the default key (see `ebscrypt
 default-encryption`). Under the KMS key of the source the data key stays and no block is made anew; under another one
-the copy has a data key of its own, and every block is turned to it. Tags and description are not taken over.
+the copy has a data key of its own, and every block is turned to it. Tags and description are not taken over. With
+--region the copy is made in the catalog, the store and under the KMS of another Region; key and store are named there.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--description", metavar="TEXT", default="", help="what it is for, up to 255 characters")
     parser.add_argument("--tag", metavar="KEY=VALUE", action="append", default=[], help="a tag; may be repeated")
     parser.add_argument("--store", metavar="STORE", help="a store's name or URL (where the snapshot is)")
+    parser.add_argument("--region", metavar="REGION", help="make the copy there; [regions] names each one's settings")
     arguments.add_output(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from ebscrypt.control.copy_snapshot import CopyRequest, copy_snapshot  # noqa: PLC0415 - not for --help
+    from ebscrypt.control import regions  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.copy_snapshot import CopyRequest, copy_snapshot  # noqa: PLC0415 - the same
 
     request = CopyRequest(
         source_snapshot_id=parsed.snapshot_id,
@@ -37,8 +40,12 @@ def run(parsed: argparse.Namespace) -> int:
         store=parsed.store,
         tags=arguments.tags(parsed.tag),
     )
-    with arguments.opened(parsed) as site, ProgressLine() as line:
-        copy = copy_snapshot(site, request, told=line.show)
+    with (
+        arguments.opened(parsed) as site,
+        regions.site_of(site, parsed.region or site.settings.kms.region) as target,
+        ProgressLine() as line,
+    ):
+        copy = copy_snapshot(target, request, source_site=site, told=line.show)
     if parsed.output == "json":
         output.print_json(snapshot_output.snapshot_record(copy))
     else:

@@ -12,14 +12,13 @@ unwrap      KMS opens the wrapped key, and it is the volume's (only on request: 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from enum import StrEnum
 
 import msgspec
 
 from ebscrypt import luks2
-from ebscrypt.control import backing, faultpoints, runtime
+from ebscrypt.control import backing, data_key, faultpoints, runtime
 from ebscrypt.control.create import data_offset
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
@@ -169,20 +168,16 @@ def _key(site: Site, token: luks2.KmsToken) -> Finding:
 
 def _unwrap(site: Site, volume: Volume, header: luks2.Header) -> Finding:
     """Have KMS open the wrapped key, in the unwrap process and into secret memory, as an attachment would."""
-    from ebscrypt.core import SecretMemory  # noqa: PLC0415 - the compiled core, which no other check needs
-    from ebscrypt.kms.unwrap import unwrap_key  # noqa: PLC0415 - the same
-
-    token, digest, key = header.token(), header.digest(), SecretMemory()
+    token = header.token()
     try:
-        deadline = time.monotonic() + site.settings.kms.deadline
-        unwrap_key(token.wrapped_key, token.encryption_context, token.kms_key_arn, key, deadline=deadline)
-        if token.sealed and not key.matches(digest.salt, digest.iterations, digest.hash_name, digest.digest):
-            message = f"KMS unwrapped a data key that is not volume {volume.volume_id}'s: corrupted or tampered with"
-            return _bad("unwrap", KeyMismatch(message, hint="bring the header back from a backup"))
+        with data_key.unwrapped(site, token) as key:
+            if token.sealed and not data_key.matches(key, header.digest()):
+                raise KeyMismatch(
+                    f"KMS unwrapped a data key that is not volume {volume.volume_id}'s: corrupted or tampered with",
+                    hint="bring the header back from a backup",
+                )
     except EbscryptError as error:
         return _bad("unwrap", error)
-    finally:
-        key.wipe()
     return Finding(
         "unwrap", Result.OK, "KMS unwraps the data key" + (", and it is the volume's" if token.sealed else "")
     )

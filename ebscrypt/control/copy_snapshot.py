@@ -1,9 +1,12 @@
-"""`copy_snapshot`: a snapshot anew, under the same data key or another, in the same store or another.
+"""`copy_snapshot`: a snapshot anew, under the same data key or another, in the same store or another, or Region.
 
 Of what is encrypted only encrypted copies are made, and no copy keeps its source's KMS key by itself (facts §1.7). The
 wrapped key is bound to the copy's own id. The row is ``pending`` while blocks move, and ``completed``, in one
 transaction with its event, once the manifest is in the store. A failure takes back what there is in the store and
 leaves the row in ``error`` with its reason, as EBS does; so does `recover` with a copy whose process died.
+
+Between Regions there are two sites: the source's, which is only read, and the destination's, which makes the copy with
+its own KMS, stores and manifest key.
 """
 
 from __future__ import annotations
@@ -11,26 +14,22 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from ebscrypt.catalog.events import SnapshotEvent
 from ebscrypt.control import faultpoints, lineage, locks, snapshot_source
-from ebscrypt.control.causes import event_cause, failure_text
 from ebscrypt.control.copy_blocks import BlockCopier
+from ebscrypt.control.copy_undone import CopyJob, copy_event, undo_copy
 from ebscrypt.control.defaults import get_ebs_encryption_by_default
 from ebscrypt.control.encryption import Outcome, copy_outcome
 from ebscrypt.control.restore import SECTOR_SIZE_OF_PLAIN
 from ebscrypt.control.snapshots import check_description
 from ebscrypt.control.tags import check_tags
-from ebscrypt.errors import EbscryptError, SnapshotNotFound
 from ebscrypt.kms.names import parse_key_name
 from ebscrypt.model import Snapshot, SnapshotState, new_snapshot_id, utc_now
 from ebscrypt.stores.addresses import open_store
 from ebscrypt.stores.manifest import Header, Wrapping, encode, manifest_digest
-from ebscrypt.stores.publish import release_pins
 from ebscrypt.stores.witness import load_manifest_key
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from ebscrypt.control.snapshot_source import Source, Told
     from ebscrypt.stores.store import Store
 
+_MOST_COPIES: Final = 20
+"""EBS's limit of copies that are under way in one destination Region (facts §1.7)."""
 _NOTE_EVERY: Final = 1.0
 """Seconds between two notes of the progress in the catalog: each is a transaction."""
 
@@ -47,7 +48,7 @@ class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What `copy_snapshot` is asked for. A copy inherits neither description nor tags (facts §1.7).
 
     ``encrypted`` None leaves it to the source and to encryption by default. ``store`` names where the copy shall lie;
-    None is where the source does.
+    None is where the source does, or the default of another Region.
     """
 
     source_snapshot_id: str
@@ -62,25 +63,29 @@ def copy_snapshot(
     site: Site,
     request: CopyRequest,
     *,
+    source_site: Site | None = None,
     told: Told | None = None,
     cancel: threading.Event | None = None,
 ) -> Snapshot:
     """Make a copy and return it, completed. ``told`` hears of the progress while blocks move; ``cancel`` stops it.
 
-    Raises, before anything exists, `UsageError` of the fitting kind, `SnapshotNotFound` and `StateError` for a source
-    that cannot be copied, `StoreError` for a target that cannot be opened; and then, leaving nothing but the record,
-    `KmsError`, `StoreError`, `NotPermitted`.
+    ``site`` is where the copy shall be, ``source_site`` where its source is, None for the same. Raises, before anything
+    exists, `UsageError` of the fitting kind, `SnapshotNotFound` and `StateError` for a source that cannot be copied,
+    `CopyLimit`, `StoreError` for a target that cannot be opened; and then, leaving nothing but the record, `KmsError`,
+    `StoreError`, `NotPermitted`.
     """
-    source = snapshot_source.find_source(site, request.source_snapshot_id)
+    at = source_site or site
+    source = snapshot_source.find_source(at, request.source_snapshot_id)
     encrypted, kms_key_id = _decided(site, request, source)
     _check(request)
-    copy = _planned(request, source, encrypted=encrypted)
+    copy = _planned(site, request, source, encrypted=encrypted, same_region=at is site)
     open_store(site.settings, copy.store).close()
+    job = None if at is site else msgspec.json.encode(CopyJob(source_region=at.settings.kms.region)).decode()
     with locks.held(site.settings, copy.snapshot_id, "snapshot copy"):
         try:
-            site.catalog.snapshots.add(copy)
+            site.catalog.snapshots.add(copy, job=job, copies=_MOST_COPIES)
             faultpoints.reach("copy.entered")
-            return _Copying(site, source, copy, kms_key_id, told=told, cancel=cancel).run()
+            return _Copying(site, at, source, copy, kms_key_id, told=told, cancel=cancel).run()
         finally:
             locks.forget(site.settings, copy.snapshot_id)
 
@@ -106,7 +111,7 @@ def _check(request: CopyRequest) -> None:
     check_description(request.description)
 
 
-def _planned(request: CopyRequest, source: Snapshot, *, encrypted: bool) -> Snapshot:
+def _planned(site: Site, request: CopyRequest, source: Snapshot, *, encrypted: bool, same_region: bool) -> Snapshot:
     """The row of the copy to be. What lies in a plain volume counts in sectors of 512 bytes, and goes on doing so."""
     turned_from_plain = encrypted and not source.encrypted
     return Snapshot(
@@ -118,7 +123,7 @@ def _planned(request: CopyRequest, source: Snapshot, *, encrypted: bool) -> Snap
         encrypted=encrypted,
         description=request.description,
         start_time=source.start_time,
-        store=request.store or source.store,
+        store=request.store or (source.store if same_region else site.settings.stores.default),
         copied_from=source.snapshot_id,
         tags=request.tags,
     )
@@ -139,6 +144,7 @@ class _Copying:
     def __init__(
         self,
         site: Site,
+        source_site: Site,
         source: Snapshot,
         copy: Snapshot,
         kms_key_id: str | None,
@@ -146,7 +152,8 @@ class _Copying:
         told: Told | None,
         cancel: threading.Event | None,
     ) -> None:
-        self._site, self._source, self._copy, self._kms_key_id = site, source, copy, kms_key_id
+        self._site, self._source_site, self._source = site, source_site, source
+        self._copy, self._kms_key_id = copy, kms_key_id
         self._told, self._cancel, self._noted, self._began = told, cancel, 0.0, utc_now()
 
     def run(self) -> Snapshot:
@@ -155,20 +162,25 @@ class _Copying:
             faultpoints.reach("copy.published")
             return self._complete(made)
         except BaseException as error:
-            undo_copy(self._site, self._copy, error, began=self._began)
+            undo_copy(self._site, self._copy, error, source_site=self._source_site, began=self._began)
             raise
 
     def _make(self) -> _Made:
         copy = self._copy
         with (
-            snapshot_source.held(self._site, self._source, copy.snapshot_id) as source,
+            snapshot_source.held(self._source_site, self._source, copy.snapshot_id) as source,
             contextlib.ExitStack() as stack,
         ):
             target = stack.enter_context(contextlib.closing(open_store(self._site.settings, copy.store)))
             keying = None
             if copy.encrypted:
                 keys = lineage.keyed(
-                    self._site, source.manifest.header, copy.snapshot_id, self._kms_key_id, copy.sector_size
+                    self._site,
+                    source.manifest.header,
+                    copy.snapshot_id,
+                    self._kms_key_id,
+                    copy.sector_size,
+                    source_site=self._source_site,
                 )
                 keying = stack.enter_context(keys)
             faultpoints.reach("copy.wrapped")
@@ -216,7 +228,14 @@ class _Copying:
             self._copy.snapshot_id,
             SnapshotState.PENDING,
             SnapshotState.COMPLETED,
-            _event(self._site, self._copy, "succeeded", self._began, incremental=made.incremental),
+            copy_event(
+                self._site,
+                self._copy,
+                "succeeded",
+                self._began,
+                source_region=self._source_site.settings.kms.region,
+                incremental=made.incremental,
+            ),
             kms_key_arn=None if wrapping is None else wrapping.kms_key_arn,
             data_encryption_key_id=None if wrapping is None else wrapping.data_encryption_key_id,
             digest=made.digest.hex(),
@@ -233,47 +252,3 @@ class _Copying:
             self._site.catalog.snapshots.progress(self._copy.snapshot_id, done, total)
         if self._told is not None:
             self._told(done, total)
-
-
-def undo_copy(site: Site, copy: Snapshot, error: BaseException, *, began: datetime | None = None) -> None:
-    """Take back a failed or interrupted copy, and keep the record with its reason.
-
-    One that was completed in the last moment stays. The record of one that is being deleted is left to its deletion.
-    """
-    now = _row_now(site, copy)
-    if now is not None and now.state is not SnapshotState.PENDING:
-        return
-    reason = failure_text(error, "the copy was interrupted")
-    try:
-        with contextlib.closing(open_store(site.settings, copy.store, create=False)) as store:
-            store.delete_manifest(copy.snapshot_id)
-            release_pins(store, copy.snapshot_id)
-    except EbscryptError as failure:
-        reason += f"; and the store {copy.store} could not be cleaned: {failure.message}"
-    if copy.copied_from is not None:
-        snapshot_source.let_go(site, copy.copied_from, copy.snapshot_id)
-    faultpoints.reach("copy.undone")
-    if now is None or now.deleting:
-        return
-    site.catalog.snapshots.change_state(
-        copy.snapshot_id,
-        SnapshotState.PENDING,
-        SnapshotState.ERROR,
-        _event(site, copy, "failed", began or copy.start_time, cause=event_cause(error)),
-        state_message=reason,
-    )
-
-
-def _row_now(site: Site, copy: Snapshot) -> Snapshot | None:
-    try:
-        return site.catalog.snapshots.get(copy.snapshot_id)
-    except SnapshotNotFound:
-        return None
-
-
-def _event(
-    site: Site, copy: Snapshot, result: str, began: datetime, *, cause: str = "", incremental: bool | None = None
-) -> dict[str, Any]:
-    """The row's start time is that of the data, an event's that of the copy."""
-    told = msgspec.structs.replace(copy, start_time=began)
-    return site.snapshot_event(SnapshotEvent.COPY, result, told, cause=cause, incremental=incremental)

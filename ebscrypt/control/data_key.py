@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ebscrypt import luks2
+from ebscrypt.control import process
 from ebscrypt.control.site import Site
 from ebscrypt.errors import KmsIncorrectKey, NotPermitted
 
@@ -48,7 +49,14 @@ def unwrapped(site: Site, token: Wrapped) -> Iterator[SecretMemory]:
         ) from error
     try:
         deadline = time.monotonic() + site.settings.kms.deadline
-        notes = unwrap_key(token.wrapped_key, token.encryption_context, token.kms_key_arn, key, deadline=deadline)
+        notes = unwrap_key(
+            token.wrapped_key,
+            token.encryption_context,
+            token.kms_key_arn,
+            key,
+            deadline=deadline,
+            environ=process.environment(site.settings),
+        )
         site.notes.extend(note for note in notes if note not in site.notes)
         yield key
     finally:

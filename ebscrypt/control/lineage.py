@@ -36,10 +36,19 @@ class Keying(NamedTuple):
 
 
 @contextmanager
-def keyed(site: Site, header: Header, owner: str, kms_key_id: str | None, sector_size: int) -> Iterator[Keying]:
+def keyed(
+    site: Site,
+    header: Header,
+    owner: str,
+    kms_key_id: str | None,
+    sector_size: int,
+    *,
+    source_site: Site | None = None,
+) -> Iterator[Keying]:
     """The data key of ``owner``, a volume or copy made from the snapshot of ``header`` under a KMS key.
 
-    ``kms_key_id`` has any of the four forms, None is the AWS managed key. Raises `KmsError`; `InvalidParameter` and
+    ``kms_key_id`` has any of the four forms, None is the AWS managed key. ``source_site`` is that of the snapshot where
+    it is in another Region, whose KMS then unwraps its data key. Raises `KmsError`; `InvalidParameter` and
     `KmsInvalidKeyUsage` for a key that nothing here may have; `NotPermitted` where no memory can be locked.
     """
     source = header.encryption
@@ -59,7 +68,7 @@ def keyed(site: Site, header: Header, owner: str, kms_key_id: str | None, sector
     with ExitStack() as stack:
         with data_key.unwrapped(site, wrapping) as new, ExitStack() as old:
             digest = data_key.digest_of(new)
-            source_key = None if source is None else old.enter_context(data_key.unwrapped(site, source))
+            source_key = None if source is None else old.enter_context(data_key.unwrapped(source_site or site, source))
             turns = turning(size=header.volume_size, sector_size=sector_size, target_key=new, source_key=source_key)
             turned = stack.enter_context(turns)
         # The keys themselves are wiped by now: the round keys are in the core.

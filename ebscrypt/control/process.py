@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -94,13 +95,12 @@ def _spawn(settings: Settings, volume_id: str, ready: int) -> subprocess.Popen[b
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """This process's environment, with every setting as it is here: the daemon must not read others from elsewhere."""
+    """This process's environment, with every setting as it is here: who gets it must not read others from elsewhere."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EBSCRYPT_")}
     kept |= {
         f"EBSCRYPT_{section}_{key}".upper(): _text(value)
         for section, values in msgspec.to_builtins(settings).items()
         for key, value in values.items()
-        if not isinstance(value, dict)  # a table has no variable; none is for the daemon
     }
     kept["EBSCRYPT_CONFIG"] = os.devnull
     if path := kept.get("PYTHONPATH"):
@@ -110,6 +110,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -85,6 +85,7 @@ class Site:
         cause: str = "",
         end_time: datetime | None = None,
         incremental: bool | None = None,
+        source_region: str | None = None,
     ) -> dict[str, Any]:
         """The record of an event about a snapshot of this site."""
         kms = self.settings.kms
@@ -99,4 +100,5 @@ class Site:
             end_time=end_time,
             cause=cause,
             incremental=incremental,
+            source_region=source_region,
         )

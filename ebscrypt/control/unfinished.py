@@ -49,7 +49,7 @@ def settle_snapshots(site: Site) -> None:
 
 def _settle(site: Site, snapshot: Snapshot) -> None:
     # Imported when there is something to do: it is what every command would wait for otherwise.
-    from ebscrypt.control import copy_snapshot, locks, rewrap_snapshot, storing  # noqa: PLC0415
+    from ebscrypt.control import copy_undone, locks, rewrap_snapshot, storing  # noqa: PLC0415
 
     snapshot_id = snapshot.snapshot_id
     if storing.is_stored_now(site, snapshot_id):
@@ -66,4 +66,4 @@ def _settle(site: Site, snapshot: Snapshot) -> None:
         if now.state is SnapshotState.COMPLETED and not now.deleting:
             rewrap_snapshot.settle_rewrap(site, snapshot_id)
         elif now.state is SnapshotState.PENDING and not now.deleting:
-            copy_snapshot.undo_copy(site, now, StateError("the copy was interrupted"))
+            copy_undone.undo_interrupted_copy(site, now)

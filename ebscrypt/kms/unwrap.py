@@ -76,13 +76,14 @@ def unwrap_key(
     *,
     deadline: float,
     grant_token: str | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Have KMS decrypt ``wrapped_key`` into ``memory``; return notes on what this machine could not protect.
 
     ``context`` is the encryption context and ``key_arn`` the KMS key that the volume's header names. At ``deadline``,
-    a moment of `time.monotonic`, the process is killed if it has not answered. Settings and credentials come from this
-    process's environment and files, as `ebscrypt.config.load` reads them. With ``grant_token`` the process asks under
-    that grant, and the embedded KMS takes it for the grantee, so that the grant is what allows it.
+    a moment of `time.monotonic`, the process is killed if it has not answered. Settings and credentials come from
+    ``environ`` (this process's environment) and files, as `ebscrypt.config.load` reads them. With ``grant_token`` the
+    process asks under that grant, and the embedded KMS takes it for the grantee, so that the grant is what allows it.
 
     Raises what KMS or the settings were the cause of (`KmsError` and its family, `ConfigError`, `NotPermitted`),
     `KmsUnreachable` at the deadline, `DaemonError` when the process failed. Then ``memory`` holds zeros.
@@ -95,7 +96,7 @@ def unwrap_key(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=(fd,),
-        env=environment(os.environ),
+        env=environment(os.environ if environ is None else environ),
     )
     unwrapped = False
     try:

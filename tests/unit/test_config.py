@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ def test_every_key_can_come_from_the_environment(tmp_path: Path) -> None:
         "EBSCRYPT_ATTACH_DISCARD": "false",
         "EBSCRYPT_KMS_DEADLINE": "2.5",
     }
-    settings = load(tmp_path, **values)
+    urls = {"archive": "s3://bucket/prefix?region=eu-west-1"}
+    settings = load(tmp_path, **values, EBSCRYPT_STORES_URLS=json.dumps(urls))
+    assert settings.stores.urls == urls
     assert settings.attach.export is ExportKind.SOCKET
     assert settings.attach.connections == 3
     assert settings.attach.discard is False
@@ -54,6 +57,9 @@ def test_a_moved_state_directory_takes_the_runtime_files_along(tmp_path: Path) -
         ("", {"EBSCRYPT_KMS": "ftp://x"}, "endpoint"),
         ("", {"EBSCRYPT_KSM": "aws"}, "EBSCRYPT_KSM"),
         ("", {"EBSCRYPT_ATTACH_EXPORT": "iscsi"}, "export"),
+        ("", {"EBSCRYPT_STORES_URLS": "archive=/x"}, "EBSCRYPT_STORES_URLS is no JSON object"),
+        ("", {"EBSCRYPT_STORES_URLS": '["x"]'}, "stores.urls"),
+        ("[regions]\nfiles = {Frankfurt = '/x'}\n", {}, "regions.files"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, toml: str, environ: dict[str, str], word: str) -> None:

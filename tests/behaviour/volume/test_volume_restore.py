@@ -82,3 +82,25 @@ def test_a_disabled_key_stops_a_restore_and_no_snapshot(place: Place) -> None:
         "cause": f"{key} is disabled.",
         "request-id": "",
     }
+
+
+def test_a_copy_in_another_region(place: Place) -> None:
+    """Its catalog, KMS and store are that Region's; a volume of it holds the data with the source's KMS keys gone."""
+    state, file = place.directory / "west", place.directory / "west.toml"
+    file.write_text(f'[paths]\nstate = "{state}"\n[kms]\nregion = "eu-west-1"\n')
+    snapshot_id = written(place)
+
+    copy_id = place.do(
+        "snapshot",
+        "copy",
+        snapshot_id,
+        "--region",
+        "eu-west-1",
+        EBSCRYPT_REGIONS_FILES=json.dumps({"eu-west-1": str(file)}),
+    )
+
+    (place.directory / "s" / "kms").rename(place.directory / "lost")
+    place.environ |= {"EBSCRYPT_STATE_DIR": str(state), "EBSCRYPT_CONFIG": str(file)}
+    shown = json.loads(place.do("snapshot", "show", copy_id, "--output", "json"))
+    assert shown["KmsKeyId"].startswith("arn:aws:kms:eu-west-1:")
+    assert holds_what_was_written(place, place.do("create", "--snapshot-id", copy_id))

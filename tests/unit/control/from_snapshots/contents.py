@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from ebscrypt import luks2
+from ebscrypt import config, luks2
 from ebscrypt.control import data_key, headers
 from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.site import Site
@@ -61,15 +61,24 @@ class UnwrapsHere:
     def __init__(self, site: Site, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[dict[str, str]] = []
         """The contexts of the data keys that were unwrapped."""
-        self._kms = KmsClient(site.settings)
+        self._kms = {site.settings.paths.state: KmsClient(site.settings)}
         patch.setattr("ebscrypt.kms.unwrap.unwrap_key", self.unwrap)
 
     def unwrap(
-        self, blob: bytes, context: Mapping[str, str], key_arn: str, memory: SecretMemory, *, deadline: float
+        self,
+        blob: bytes,
+        context: Mapping[str, str],
+        key_arn: str,
+        memory: SecretMemory,
+        *,
+        deadline: float,
+        environ: Mapping[str, str],
     ) -> list[str]:
         assert deadline > 0
         self.asked.append(dict(context))
-        memory.fill(self._kms.decrypt(blob, context, expected_key_arn=key_arn).plaintext)
+        settings = config.load(environ)
+        kms = self._kms.setdefault(settings.paths.state, KmsClient(settings))
+        memory.fill(kms.decrypt(blob, context, expected_key_arn=key_arn).plaintext)
         return []
 
 
