@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "tag": "set and remove tags of a volume",
     "modify": "change what becomes of a volume whose KMS key cannot be used any more",
     "rewrap": "wrap a volume's data key by another KMS key; moves no data",
+    "convert": "write one volume's data onto another: plain to encrypted, and back",
     "recovery": "add and test a passphrase that opens a volume without KMS",
     "snapshot": "make, list, verify and delete snapshots of volumes",
     "default-encryption": "encryption by default, and the default KMS key",
