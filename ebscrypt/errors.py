@@ -3,6 +3,7 @@
     EbscryptError
     ├── UsageError                      what was asked makes no sense (exit 2)
     │   ├── InvalidParameter            one value is wrong
+    │   │   └── InvalidBlockRequest     what EBS direct calls invalid, with the reason in its words
     │   ├── InvalidCombination          two values exclude each other
     │   ├── MissingDependency           one value needs another
     │   ├── ConfigError                 a setting is unknown or wrong
@@ -14,7 +15,8 @@
     ├── StateError                      it exists, but not in a state that allows this
     │   ├── VolumeInUse                 attached, mounted or open; says by whom
     │   ├── SnapshotLimit               the volume has a snapshot under way already
-    │   └── CopyLimit                   as many copies are under way as may be
+    │   ├── CopyLimit                   as many copies are under way as may be
+    │   └── ClientTokenReused           an earlier request, which asked for something else, had it
     ├── BackingError                    the file or block device under a volume
     │   ├── BackingInUse                another process has it
     │   ├── BackingNotEmpty             it holds data that we would overwrite
@@ -99,6 +101,16 @@ class InvalidParameter(UsageError):
     api_code = "InvalidParameterValue"
 
 
+class InvalidBlockRequest(InvalidParameter):
+    """``reason`` is one of those that EBS direct has for a ValidationException (facts §6.7)."""
+
+    api_code = "ValidationException"
+
+    def __init__(self, message: str, *, hint: str | None = None, reason: str = "INVALID_PARAMETER_VALUE") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
 class InvalidCombination(UsageError):
     api_code = "InvalidParameterCombination"
 
@@ -147,6 +159,10 @@ class SnapshotLimit(StateError):
 
 class CopyLimit(StateError):
     api_code = "ResourceLimitExceeded"
+
+
+class ClientTokenReused(StateError):
+    api_code = "ConflictException"
 
 
 class BackingError(EbscryptError):

@@ -1,7 +1,8 @@
-"""Whether something new is encrypted, and under which KMS key: EBS's two outcome tables, as functions of nothing else.
+"""Whether something new is encrypted, and under which KMS key: EBS's outcome tables, as functions of nothing else.
 
     volume_outcome   CreateVolume (facts §1.6)
     copy_outcome     CopySnapshot (facts §1.7)
+    upload_outcome   StartSnapshot of the EBS direct APIs (facts §6.7)
 
 What EBS's sources leave open, or contradict each other in, is decided in docs/decisions/0032-which-key-encrypts.md.
 """
@@ -68,6 +69,36 @@ def copy_outcome(*, by_default: bool, encrypted: bool | None, key_given: bool, s
     if key_given:
         return Outcome.GIVEN_KEY
     return Outcome.DEFAULT_KEY if encrypted or by_default or source_encrypted else Outcome.PLAIN
+
+
+def upload_outcome(
+    *, by_default: bool, encrypted: bool | None, key_given: bool, parent_encrypted: bool | None
+) -> Outcome:
+    """How StartSnapshot encrypts; ``parent_encrypted`` is None where there is no parent, whose key is the source's.
+
+    Raises `InvalidCombination`. Here, unlike everywhere else, "not encrypted" is refused while encryption by default is
+    on, and a key may come without Encrypted.
+    """
+    if parent_encrypted is not None:
+        if encrypted is not None:
+            raise InvalidCombination("Encrypted and ParentSnapshotId exclude each other", hint="leave out Encrypted")
+        if key_given:
+            raise InvalidCombination(
+                "KmsKeyArn and ParentSnapshotId exclude each other: a snapshot has its parent's key, or none as it has",
+                hint="leave out KmsKeyArn; CopySnapshot changes the key",
+            )
+        if not parent_encrypted and by_default:
+            raise InvalidCombination(
+                "the parent is plain, and encryption by default is on",
+                hint="leave out ParentSnapshotId, or take an encrypted copy of the parent",
+            )
+        return Outcome.SOURCE_KEY if parent_encrypted else Outcome.PLAIN
+    if encrypted is False and (by_default or key_given):
+        why = "KmsKeyArn is given" if key_given else "encryption by default is on"
+        raise InvalidCombination(f"Encrypted is false, and {why}", hint="leave out Encrypted")
+    if key_given:
+        return Outcome.GIVEN_KEY
+    return Outcome.DEFAULT_KEY if encrypted or by_default else Outcome.PLAIN
 
 
 def _refuse_key_alone(*, encrypted: bool | None, key_given: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from ebscrypt.control import faultpoints, locks
+from ebscrypt.control import faultpoints, locks, upload
 from ebscrypt.control.site import Site
 from ebscrypt.errors import StoreError
 from ebscrypt.model import Snapshot
@@ -27,6 +27,7 @@ def finish_deletion(site: Site, snapshot: Snapshot, *, force: bool = False) -> N
             ) from error
         site.notes.append(f"what the store has of {snapshot.snapshot_id} is left there: {error.message}")
     faultpoints.reach("snapshot.unlisted")
+    upload.forget(site.settings, snapshot.snapshot_id)
     site.catalog.snapshots.remove(snapshot.snapshot_id)
     faultpoints.reach("snapshot.forgotten")
     locks.forget(site.settings, snapshot.snapshot_id)

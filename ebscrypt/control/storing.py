@@ -20,12 +20,14 @@ from typing import Final
 import msgspec
 
 from ebscrypt.catalog.events import SnapshotEvent
-from ebscrypt.control import faultpoints, locks, process, systemd
+from ebscrypt.control import faultpoints, locks, process, systemd, upload
 from ebscrypt.control.block_source import Job
 from ebscrypt.control.block_storing import BlockStoring, Published
 from ebscrypt.control.causes import event_cause, failure_text
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshot_deletion import finish_deletion
+from ebscrypt.control.upload import UploadJob
+from ebscrypt.control.upload_storing import UploadStoring
 from ebscrypt.errors import EbscryptError, NotFound, StateError, StoreError
 from ebscrypt.model import Snapshot, SnapshotState
 from ebscrypt.stores.addresses import open_store
@@ -83,16 +85,17 @@ def settle_snapshot(site: Site, snapshot_id: str) -> None:
             return
         if snapshot.deleting:
             finish_deletion(site, snapshot)
-        elif snapshot.state is SnapshotState.PENDING:
-            _store(site, snapshot)
+        elif snapshot.state is SnapshotState.PENDING and not upload.is_open(site, snapshot):
+            store_snapshot(site, snapshot)
 
 
-def _store(site: Site, snapshot: Snapshot) -> None:
+def store_snapshot(site: Site, snapshot: Snapshot) -> None:
+    """The work of `settle_snapshot` on a pending snapshot, for who holds its lock."""
     try:
         job = _job(site, snapshot)
         with contextlib.closing(open_store(site.settings, job.store_url)) as store:
             try:
-                done = _published(site, snapshot, store) or BlockStoring(site, snapshot, job, store).run()
+                done = _published(site, snapshot, store) or _storing(site, snapshot, job, store).run()
             finally:
                 # Also those of a process that died at this work. What was stored stays for a while, as any young block.
                 _release(store, snapshot.snapshot_id)
@@ -106,13 +109,21 @@ def _store(site: Site, snapshot: Snapshot) -> None:
     _complete(site, snapshot, done)
 
 
+def _storing(site: Site, snapshot: Snapshot, job: Job | UploadJob, store: Store) -> BlockStoring | UploadStoring:
+    if isinstance(job, UploadJob):
+        return UploadStoring(site, snapshot, job, store)
+    return BlockStoring(site, snapshot, job, store)
+
+
 def _release(store: Store, snapshot_id: str) -> None:
     """A store that does not answer now has told so already; deleting the snapshot releases what is left."""
     with contextlib.suppress(StoreError):
         release_pins(store, snapshot_id)
 
 
-def _job(site: Site, snapshot: Snapshot) -> Job:
+def _job(site: Site, snapshot: Snapshot) -> Job | UploadJob:
+    if (uploading := upload.upload_job(site, snapshot.snapshot_id)) is not None:
+        return uploading
     raw = site.catalog.snapshots.job(snapshot.snapshot_id)
     if raw is None:
         raise StateError(f"snapshot {snapshot.snapshot_id} was interrupted, and nothing says how it goes on")
@@ -130,6 +141,7 @@ def _complete(site: Site, snapshot: Snapshot, done: Published) -> None:
             digest=done.digest.hex(),
         )
         faultpoints.reach("snapshot.completed")
+    upload.forget(site.settings, snapshot.snapshot_id)
 
 
 def fail_snapshot(site: Site, snapshot_id: str, error: BaseException) -> None:
@@ -145,6 +157,7 @@ def fail_snapshot(site: Site, snapshot_id: str, error: BaseException) -> None:
             state_message=failure_text(error, str(error) or "the snapshot was interrupted"),
         )
         faultpoints.reach("snapshot.failed")
+    upload.forget(site.settings, snapshot_id)
 
 
 def _published(site: Site, snapshot: Snapshot, store: Store) -> Published | None:
@@ -172,7 +185,7 @@ def wait_for_snapshot(
             progress(snapshot)
         if snapshot.state is not SnapshotState.PENDING:
             return snapshot
-        if is_stored_now(site, snapshot_id):
+        if is_stored_now(site, snapshot_id) or upload.is_open(site, snapshot):
             idle = time.monotonic()
         elif time.monotonic() - idle > site.settings.attach.start_timeout:
             raise StateError(

@@ -11,6 +11,7 @@ so: what is thin stays thin, and nobody can tell a hole of the old volume from o
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -34,6 +35,46 @@ class Turning:
         plain = stored if self._source is None else self._source.deciphered(offset, stored)
         runs = data_runs(stored, self._sector_size)
         return self._target.enciphered(offset, plain, runs)
+
+
+class BlockCipher:
+    """The blocks of one volume between plaintext and the form in which they are stored. Safe for use from threads.
+
+    Of one block, one thread at a time has it: they would meet in the file in memory. To be closed; the key that it was
+    made with may be wiped at once. Raises as `turning` does.
+    """
+
+    def __init__(self, size: int, sector_size: int, key: SecretMemory) -> None:
+        self._stack = ExitStack()
+        self._side = self._stack.enter_context(_side(size, sector_size, key))
+        self._busy: set[int] = set()
+        self._freed = threading.Condition()
+
+    def enciphered(self, index: int, plain: Content) -> bytes:
+        """The block at ``index`` as it is stored. Every sector of it is enciphered, those of zeros, too."""
+        with self._alone(index):
+            return self._side.enciphered(index * BLOCK_SIZE, plain, [(0, len(plain))])
+
+    def deciphered(self, index: int, stored: Content) -> bytearray:
+        """The plaintext of a stored block; a sector that was never written is zeros."""
+        with self._alone(index):
+            return self._side.deciphered(index * BLOCK_SIZE, stored)
+
+    def close(self) -> None:
+        """Wipe the round keys. Nobody may be at work. Idempotent."""
+        self._stack.close()
+
+    @contextmanager
+    def _alone(self, index: int) -> Iterator[None]:
+        with self._freed:
+            self._freed.wait_for(lambda: index not in self._busy)
+            self._busy.add(index)
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._busy.remove(index)
+                self._freed.notify_all()
 
 
 @contextmanager

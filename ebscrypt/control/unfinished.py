@@ -3,6 +3,7 @@
 `settle_snapshots` costs one query where there is nothing to do. What it finds goes on, ends, or is finished:
 
     pending, of a volume     a process is started that goes on with it
+    pending, uploaded        left alone until its client completes it or its time is up, then the same
     being deleted            a process is started that finishes it
     pending, of a snapshot   the copy ends in ``error``: what made it was the command itself
     being rewrapped          the catalog follows what the store's manifest says
@@ -49,10 +50,12 @@ def settle_snapshots(site: Site) -> None:
 
 def _settle(site: Site, snapshot: Snapshot) -> None:
     # Imported when there is something to do: it is what every command would wait for otherwise.
-    from ebscrypt.control import copy_undone, locks, rewrap_snapshot, storing  # noqa: PLC0415
+    from ebscrypt.control import copy_undone, locks, rewrap_snapshot, storing, upload  # noqa: PLC0415
 
     snapshot_id = snapshot.snapshot_id
     if storing.is_stored_now(site, snapshot_id):
+        return
+    if snapshot.state is SnapshotState.PENDING and not snapshot.deleting and upload.is_open(site, snapshot):
         return
     if snapshot.deleting or (snapshot.copied_from is None and snapshot.state is SnapshotState.PENDING):
         storing.start_storing(site, snapshot_id)

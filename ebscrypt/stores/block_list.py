@@ -86,6 +86,12 @@ class BlockList:
         self._copy(made, at, self.end)
         return made.build()
 
+    def between(self, low: int, high: int) -> BlockList:
+        """The blocks with low ≤ index < high, at their indexes. Costs what they and the runs cost."""
+        made = BlockListBuilder()
+        self._copy(made, low, high)
+        return made.build()
+
     @property
     def end(self) -> int:
         """The index behind the last block; 0 for an empty list."""
