@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +44,7 @@ def create_file(path: Path, content: bytes, mode: int = 0o600) -> bool:
 
     Of many processes one wins, and no reader ever sees a part.
     """
-    beside = path.parent / f".{path.name}.new-{secrets.token_hex(8)}"
+    beside = path.parent / f".{path.name}.new-{os.urandom(8).hex()}"
     try:
         _write(beside, content, mode, os.O_EXCL)
         path.hardlink_to(beside)

@@ -6,9 +6,8 @@ they carry no behaviour beyond checking themselves. Sizes are bytes everywhere i
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -33,7 +32,7 @@ CONTEXT_NAME: Final = "aws:ebs:id"
 
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{17}")
 _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{17}")
-_KEY_NAMES = uuid.UUID("8f6ed1c6-3c5e-4b0b-9d0a-52a1a4c0f5e7")
+_KEY_NAMES = "8f6ed1c6-3c5e-4b0b-9d0a-52a1a4c0f5e7"
 _SIZE = re.compile(r"([0-9]{1,20})\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
@@ -246,7 +245,7 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 def new_volume_id() -> str:
     """A fresh id: ``vol-`` and 17 lower-case hexadecimal digits (facts §6.1), 68 random bits."""
-    return f"vol-{secrets.token_hex(9)[:17]}"
+    return f"vol-{os.urandom(9).hex()[:17]}"
 
 
 def check_volume_id(text: str) -> str:
@@ -261,7 +260,7 @@ def check_volume_id(text: str) -> str:
 
 def new_snapshot_id() -> str:
     """A fresh id: ``snap-`` and 17 lower-case hexadecimal digits (facts §6.1), 68 random bits."""
-    return f"snap-{secrets.token_hex(9)[:17]}"
+    return f"snap-{os.urandom(9).hex()[:17]}"
 
 
 def check_snapshot_id(text: str) -> str:
@@ -280,12 +279,16 @@ def _shown(text: str) -> str:
 
 def new_data_encryption_key_id() -> str:
     """A fresh name of a data key: a UUID, which tells nothing of the key."""
+    import uuid  # noqa: PLC0415 - few commands need it, all import this module
+
     return str(uuid.uuid4())
 
 
 def data_encryption_key_id(volume_id: str, named: str | None) -> str:
     """The name of a volume's data key: the one in its header's token, or for a header without one derived of the id."""
-    return named or str(uuid.uuid5(_KEY_NAMES, volume_id))
+    import uuid  # noqa: PLC0415 - the same
+
+    return named or str(uuid.uuid5(uuid.UUID(_KEY_NAMES), volume_id))
 
 
 def parse_size(text: str) -> int:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from ebscrypt.catalog import event_rows
 from ebscrypt.catalog.event_rows import Event
 from ebscrypt.catalog.keys import KeyRows
+from ebscrypt.catalog.reading import REBUILD, columns, volume_not_found
 from ebscrypt.catalog.rules import RuleRows
 from ebscrypt.catalog.schema import WRITE, open_database
 from ebscrypt.catalog.snapshots import SnapshotRows
@@ -31,7 +32,6 @@ from ebscrypt.errors import (
     NotPermitted,
     OutOfSpace,
     StateError,
-    VolumeNotFound,
 )
 from ebscrypt.model import Volume, VolumeState, check_transition
 
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-_COLUMNS: Final = tuple(name for name in Volume.__struct_fields__ if name != "tags")
-_REBUILD: Final = "`ebscrypt rebuild-catalog` makes a new one from the volumes' headers"
+_COLUMNS: Final = columns(Volume)
 
 
 class Catalog:
@@ -235,15 +234,13 @@ class Catalog:
                     f"the catalog {self._path} is busy: {reason}", hint="another command holds it; try again"
                 ) from error
             kind = CatalogDamaged if "malformed" in reason or "not a database" in reason else CatalogError
-            raise kind(f"the catalog {self._path} does not answer: {reason}", hint=_REBUILD) from error
+            raise kind(f"the catalog {self._path} does not answer: {reason}", hint=REBUILD) from error
 
 
 def _one(connection: Connection, volume_id: str) -> Volume:
     found = _many(connection, VOLUMES.c.volume_id == volume_id)
     if not found:
-        raise VolumeNotFound(
-            f"the volume {volume_id!r} does not exist", hint="`ebscrypt ls` shows the volumes there are"
-        )
+        raise volume_not_found(volume_id)
     return found[0]
 
 
@@ -263,7 +260,7 @@ def _volume(row: RowMapping, tags: dict[str, str]) -> Volume:
     try:
         return msgspec.convert({name: row[name] for name in _COLUMNS} | {"tags": tags}, Volume)
     except msgspec.ValidationError as error:
-        raise CatalogDamaged(f"the catalog's row of {row['volume_id']} is damaged: {error}", hint=_REBUILD) from error
+        raise CatalogDamaged(f"the catalog's row of {row['volume_id']} is damaged: {error}", hint=REBUILD) from error
 
 
 def _row(volume: Volume) -> dict[str, Any]:

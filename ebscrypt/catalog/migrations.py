@@ -119,6 +119,17 @@ _SNAPSHOTS: Final = (
 )
 
 
+_GROWTH: Final = (
+    "DROP INDEX snapshots_by_state",
+    """
+    CREATE INDEX snapshots_unsettled ON snapshots (snapshot_id)
+    WHERE state = 'pending' OR job IS NOT NULL OR deleting = 1
+    """,
+    "CREATE INDEX volumes_resizing ON volumes (volume_id) WHERE target_size IS NOT NULL",
+    "CREATE INDEX volumes_rewrapping ON volumes (volume_id) WHERE target_kms_key_arn IS NOT NULL",
+)
+
+
 def _add_rules(connection: Connection) -> None:
     for statement in _RULES:
         connection.exec_driver_sql(statement)
@@ -134,5 +145,15 @@ def _add_snapshots(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {1: _add_rules, 2: _add_keys, 3: _add_snapshots}
+def _add_growth(connection: Connection) -> None:
+    for statement in _GROWTH:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {
+    1: _add_rules,
+    2: _add_keys,
+    3: _add_snapshots,
+    4: _add_growth,
+}
 """``MIGRATIONS[n]`` makes version ``n + 1`` from version ``n``. A released step is never changed, only followed."""

@@ -17,17 +17,12 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, update
 
 from ebscrypt.catalog.migrations import MIGRATIONS
+from ebscrypt.catalog.reading import BUSY_TIMEOUT, VERSION
 from ebscrypt.catalog.tables import METADATA, SCHEMA_VERSION
 from ebscrypt.errors import CatalogError, NotPermitted
 
-BUSY_TIMEOUT: Final = 10.0
-"""Seconds that a writer waits for another one. Transactions here take milliseconds."""
 WRITE: Final = "ebscrypt_write"
 """Execution option of a connection whose transaction will write."""
-
-
-VERSION: Final = 4
-"""The schema that `tables` describes. A fresh catalog is made at this version at once."""
 
 
 def open_database(path: Path) -> Engine:

@@ -16,8 +16,9 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select, true, update
 
 from ebscrypt.catalog.event_rows import Event
-from ebscrypt.catalog.tables import SNAPSHOT_TAGS, SNAPSHOTS
-from ebscrypt.errors import CatalogDamaged, CopyLimit, SnapshotLimit, SnapshotNotFound, StateError
+from ebscrypt.catalog.reading import REBUILD, columns, snapshot_not_found
+from ebscrypt.catalog.tables import SNAPSHOT_TAGS, SNAPSHOTS, UNSETTLED
+from ebscrypt.errors import CatalogDamaged, CopyLimit, SnapshotLimit, StateError
 from ebscrypt.model import Snapshot, SnapshotState, check_snapshot_transition
 
 _Snapshots: TypeAlias = list[Snapshot]
@@ -25,7 +26,7 @@ _Snapshots: TypeAlias = list[Snapshot]
 _BEING_COPIED: Final = and_(
     SNAPSHOTS.c.state == SnapshotState.PENDING.value, SNAPSHOTS.c.copied_from.is_not(None), ~SNAPSHOTS.c.deleting
 )
-_COLUMNS: Final = tuple(name for name in Snapshot.__struct_fields__ if name != "tags")
+_COLUMNS: Final = columns(Snapshot)
 
 
 class Rewrap(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,9 +105,8 @@ class SnapshotRows:
 
     def unsettled(self) -> _Snapshots:
         """The snapshots that are being made, rewrapped or deleted, in one query: what a crash may have left to do."""
-        pending = SNAPSHOTS.c.state == SnapshotState.PENDING.value
         with self._transaction() as connection:
-            return _many(connection, pending | SNAPSHOTS.c.job.is_not(None) | SNAPSHOTS.c.deleting)
+            return _many(connection, UNSETTLED)
 
     def rewrap(self, snapshot_id: str) -> Rewrap | None:
         """The rewrap of a completed snapshot that has begun and not ended."""
@@ -139,7 +139,7 @@ class SnapshotRows:
         with self._transaction() as connection:
             row = connection.execute(select(SNAPSHOTS.c.job).where(SNAPSHOTS.c.snapshot_id == snapshot_id)).first()
         if row is None:
-            raise _not_found(snapshot_id)
+            raise snapshot_not_found(snapshot_id)
         job: str | None = row.job
         return job
 
@@ -215,14 +215,8 @@ def _being_made(volume_id: str) -> ColumnElement[bool]:
 def _one(connection: Connection, snapshot_id: str) -> Snapshot:
     found = _many(connection, SNAPSHOTS.c.snapshot_id == snapshot_id)
     if not found:
-        raise _not_found(snapshot_id)
+        raise snapshot_not_found(snapshot_id)
     return found[0]
-
-
-def _not_found(snapshot_id: str) -> SnapshotNotFound:
-    return SnapshotNotFound(
-        f"the snapshot {snapshot_id!r} does not exist", hint="`ebscrypt snapshot ls` shows the snapshots there are"
-    )
 
 
 def _many(connection: Connection, condition: ColumnElement[bool]) -> list[Snapshot]:
@@ -241,10 +235,7 @@ def _snapshot(row: RowMapping, tags: dict[str, str]) -> Snapshot:
     try:
         return msgspec.convert({name: row[name] for name in _COLUMNS} | {"tags": tags}, Snapshot)
     except msgspec.ValidationError as error:
-        raise CatalogDamaged(
-            f"the catalog's row of {row['snapshot_id']} is damaged: {error}",
-            hint="`ebscrypt rebuild-catalog` makes a new catalog",
-        ) from error
+        raise CatalogDamaged(f"the catalog's row of {row['snapshot_id']} is damaged: {error}", hint=REBUILD) from error
 
 
 def _row(snapshot: Snapshot) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
+    or_,
 )
 
 from ebscrypt.model import SnapshotState, VolumeState
@@ -93,6 +95,11 @@ VOLUMES: Final = Table(
 )
 
 Index("volumes_by_state", VOLUMES.c.state)
+# Every command looks for what a crash interrupted. These have a row for that only, so the look costs nothing.
+_RESIZING = VOLUMES.c.target_size.is_not(None)
+_REWRAPPING = VOLUMES.c.target_kms_key_arn.is_not(None)
+Index("volumes_resizing", VOLUMES.c.volume_id, sqlite_where=_RESIZING, postgresql_where=_RESIZING)
+Index("volumes_rewrapping", VOLUMES.c.volume_id, sqlite_where=_REWRAPPING, postgresql_where=_REWRAPPING)
 
 VOLUME_TAGS: Final = Table(
     "volume_tags",
@@ -207,7 +214,15 @@ SNAPSHOTS: Final = Table(
     Column("job", Text, CheckConstraint("job IS NULL OR state != 'error'", name="snapshots_job")),
 )
 
-Index("snapshots_by_state", SNAPSHOTS.c.state)
+# Nearly all snapshots are completed: by state there is nothing to find but these. A database takes a partial index for
+# a query that repeats its words, and those cannot have a bound value in them.
+UNSETTLED: Final = or_(
+    SNAPSHOTS.c.state == literal_column(f"'{SnapshotState.PENDING.value}'"),
+    SNAPSHOTS.c.job.is_not(None),
+    SNAPSHOTS.c.deleting,
+)
+"""Whether a crash may have left something to do for a snapshot."""
+Index("snapshots_unsettled", SNAPSHOTS.c.snapshot_id, sqlite_where=UNSETTLED, postgresql_where=UNSETTLED)
 
 SNAPSHOT_TAGS: Final = Table(
     "snapshot_tags",

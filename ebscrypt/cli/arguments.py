@@ -75,12 +75,14 @@ def tags(words: Sequence[str]) -> dict[str, str]:
 def opened(parsed: argparse.Namespace, *, recovering: bool = True) -> Iterator[Site]:
     """The site of this process's settings, put in order after crashes. Its notes go to stderr at the end."""
     from ebscrypt import config  # noqa: PLC0415 - not for --help
-    from ebscrypt.control.recover import recover  # noqa: PLC0415 - the same
+    from ebscrypt.control.settled import is_settled  # noqa: PLC0415 - the same
     from ebscrypt.control.site import Site  # noqa: PLC0415 - the same
 
     with Site(config.load()) as site:
         try:
-            if recovering:
+            if recovering and not is_settled(site):
+                from ebscrypt.control.recover import recover  # noqa: PLC0415 - it imports all the use cases
+
                 recover(site)
             yield site
         finally:

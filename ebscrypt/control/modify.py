@@ -13,11 +13,12 @@ from ebscrypt.control import faultpoints, key_action, runtime, watch
 from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.key_mode import allowed_mode
 from ebscrypt.control.operation import on_volume
+from ebscrypt.control.settled import is_watch_settled
 from ebscrypt.control.site import Site
 from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.daemon.exports.waiting import set_io_timeout
-from ebscrypt.errors import EbscryptError, StateError
-from ebscrypt.model import Access, Attachment, AttachmentState, ExportKind, OnKeyUnusable, Volume, VolumeState
+from ebscrypt.errors import StateError
+from ebscrypt.model import Access, Attachment, ExportKind, OnKeyUnusable, Volume, VolumeState
 
 
 def modify_volume(site: Site, volume_id: str, *, on_key_unusable: OnKeyUnusable) -> Volume:
@@ -51,23 +52,9 @@ def modify_volume(site: Site, volume_id: str, *, on_key_unusable: OnKeyUnusable)
         return changed
 
 
-def is_settled(site: Site, volume: Volume) -> bool:
-    """Whether nothing is left to do for a volume: a look at two small files where it is to be watched, else none."""
-    if volume.on_key_unusable is OnKeyUnusable.IGNORE or volume.state is not VolumeState.IN_USE:
-        return True
-    attached = runtime.attachment_state(site.settings, volume.volume_id)
-    if attached is None or attached.state is not AttachmentState.ATTACHED:
-        return True
-    try:
-        spec = runtime.directory(site.settings, volume.volume_id).read_spec()
-    except EbscryptError:
-        return True
-    return spec.on_key_unusable is volume.on_key_unusable and watch.is_watched(site.settings, volume.volume_id)
-
-
 def settle(site: Site, volume: Volume) -> None:
     """Let an attached volume have the catalog's mode, and its watch: after a crash of `modify` or of the watch."""
-    if is_settled(site, volume):
+    if is_watch_settled(site, volume):
         return
     attachment = refuse_unless_served(site, volume.volume_id)
     spec = runtime.directory(site.settings, volume.volume_id).read_spec()

@@ -10,8 +10,8 @@
     snapshots  one that is pending goes on, its deletion is finished; see `snapshots` and `storing`
 
 A volume whose lock is held is in the hands of another command and is left alone. An attachment whose daemon died stays
-``in-use`` and is shown as lost: `attach` takes it up again, `detach` ends it. Usually there is nothing to do, and this
-costs four small queries.
+``in-use`` and is shown as lost: `attach` takes it up again, `detach` ends it. Usually there is nothing to do, and
+`settled` says so without any of this.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ebscrypt.control import attach, create, delete, grants, leftovers, locks, modify, resize, rewrap, runtime, systemd
+from ebscrypt.control.settled import is_watch_settled
 from ebscrypt.control.site import Site
 from ebscrypt.control.unfinished import settle_snapshots
 from ebscrypt.errors import EbscryptError, StateError
@@ -30,7 +31,7 @@ def recover(site: Site) -> None:
     for volume in site.catalog.volumes(VolumeState.CREATING, VolumeState.DELETING, VolumeState.IN_USE):
         if volume.state is not VolumeState.IN_USE or _is_stale(site, volume.volume_id):
             _under_lock(site, volume.volume_id, _settle)
-        elif not modify.is_settled(site, volume):
+        elif not is_watch_settled(site, volume):
             _under_lock(site, volume.volume_id, modify.settle)
     for volume_id in site.catalog.resizes():
         _under_lock(site, volume_id, _settle_resize)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,6 +116,8 @@ def is_process(pid: int, start: int) -> bool:
 
 def remove(settings: Settings, volume_id: str) -> None:
     """Remove the directory of a volume whose daemon is gone and whose device is taken down."""
+    import shutil  # noqa: PLC0415 - it brings all the archive formats along
+
     shutil.rmtree(settings.runtime_dir(volume_id), ignore_errors=True)
 
 

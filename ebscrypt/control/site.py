@@ -6,10 +6,13 @@ take to run.
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from ebscrypt.catalog.events import SnapshotEvent, VolumeEvent, snapshot_event, volume_event
+from ebscrypt.catalog.reading import CatalogReader, open_reader
+from ebscrypt.errors import CatalogError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,7 +40,7 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if "catalog" in self.__dict__:
+        if self._may_have_events():
             from ebscrypt.control.deliveries import start_deliveries  # noqa: PLC0415 - it imports us
 
             start_deliveries(self)
@@ -49,8 +52,30 @@ class Site:
 
         return Catalog(self.settings.catalog_path, keep_events=self.settings.events.keep)
 
+    @property
+    def reading(self) -> Catalog | CatalogReader:
+        """What answers questions about volumes and snapshots: the catalog if it is open, else a reader of it."""
+        if "catalog" in self.__dict__:
+            return self.catalog
+        return self.catalog if self._reader is None else self._reader
+
+    @cached_property
+    def _reader(self) -> CatalogReader | None:
+        return open_reader(self.settings.catalog_path)
+
+    def _may_have_events(self) -> bool:
+        """Whether there may be something to deliver: certainly not where a reader was enough and sees nothing."""
+        if "catalog" in self.__dict__:
+            return True
+        reader = self.__dict__.get("_reader")
+        with contextlib.suppress(CatalogError):
+            return reader is not None and reader.is_work_left()
+        return False
+
     def forget_catalog(self) -> None:
         """Close the catalog, so that the next use opens it anew. For when its file was replaced."""
+        if (reader := self.__dict__.pop("_reader", None)) is not None:
+            reader.close()
         if "catalog" in self.__dict__:
             self.catalog.close()
             del self.catalog

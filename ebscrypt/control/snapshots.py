@@ -148,12 +148,12 @@ def _planned(
 
 def describe_snapshots(site: Site, *, volume_id: str | None = None) -> list[Snapshot]:
     """All snapshots, or those of a volume, oldest first."""
-    return site.catalog.snapshots.list(volume_id=volume_id)
+    return site.reading.snapshots.list(volume_id=volume_id)
 
 
 def describe_snapshot(site: Site, snapshot_id: str) -> Snapshot:
     """One snapshot. Raises `InvalidParameter` for what is no id, `SnapshotNotFound`."""
-    return site.catalog.snapshots.get(check_snapshot_id(snapshot_id))
+    return site.reading.snapshots.get(check_snapshot_id(snapshot_id))
 
 
 def tag_snapshot(site: Site, snapshot_id: str, tags: Mapping[str, str], *, remove: Iterable[str] = ()) -> Snapshot:

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, text
 from ebscrypt.catalog import schema
 from ebscrypt.catalog.catalog import Catalog
 from ebscrypt.catalog.keys import EncryptionDefaults
-from ebscrypt.catalog.schema import VERSION, open_database
+from ebscrypt.catalog.reading import VERSION
+from ebscrypt.catalog.schema import open_database
 from ebscrypt.errors import CatalogDamaged, CatalogError, NotPermitted
 from ebscrypt.events.rules import list_rules
 from ebscrypt.events.targets.kinds import RetryPolicy

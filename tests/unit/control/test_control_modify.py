@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ebscrypt.catalog.events import VolumeEvent
-from ebscrypt.control import faultpoints, key_action, modify, runtime, watch
+from ebscrypt.control import faultpoints, key_action, runtime, watch
 from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.modify import modify_volume
 from ebscrypt.control.recover import recover
+from ebscrypt.control.settled import is_watch_settled
 from ebscrypt.control.site import Site
 from ebscrypt.errors import KmsKeyDisabled, MissingDependency, StateError
 from ebscrypt.model import MIB, Access, OnKeyUnusable, Volume, VolumeState
@@ -172,7 +173,7 @@ def test_a_volume_that_is_not_watched_costs_nothing(
     """Its spec is not even looked at."""
     with served(site, volume, OnKeyUnusable.IGNORE):
         monkeypatch.setattr(runtime, "directory", lambda *_: pytest.fail("looked at"))
-        assert modify.is_settled(site, site.catalog.volume(volume.volume_id))
+        assert is_watch_settled(site, site.catalog.volume(volume.volume_id))
 
 
 def test_key_events_are_no_ebs_events(site: Site) -> None:
