@@ -98,8 +98,8 @@ Index("volumes_by_state", VOLUMES.c.state)
 # Every command looks for what a crash interrupted. These have a row for that only, so the look costs nothing.
 _RESIZING = VOLUMES.c.target_size.is_not(None)
 _REWRAPPING = VOLUMES.c.target_kms_key_arn.is_not(None)
-Index("volumes_resizing", VOLUMES.c.volume_id, sqlite_where=_RESIZING, postgresql_where=_RESIZING)
-Index("volumes_rewrapping", VOLUMES.c.volume_id, sqlite_where=_REWRAPPING, postgresql_where=_REWRAPPING)
+Index("volumes_resizing", VOLUMES.c.volume_id, sqlite_where=_RESIZING)
+Index("volumes_rewrapping", VOLUMES.c.volume_id, sqlite_where=_REWRAPPING)
 
 VOLUME_TAGS: Final = Table(
     "volume_tags",
@@ -222,7 +222,7 @@ UNSETTLED: Final = or_(
     SNAPSHOTS.c.deleting,
 )
 """Whether a crash may have left something to do for a snapshot."""
-Index("snapshots_unsettled", SNAPSHOTS.c.snapshot_id, sqlite_where=UNSETTLED, postgresql_where=UNSETTLED)
+Index("snapshots_unsettled", SNAPSHOTS.c.snapshot_id, sqlite_where=UNSETTLED)
 
 SNAPSHOT_TAGS: Final = Table(
     "snapshot_tags",

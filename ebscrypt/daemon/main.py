@@ -15,12 +15,13 @@ On failure ``failure.json`` has the error, the exit status is 1, and neither key
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import getopt
 import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,7 @@ from ebscrypt.daemon.exports.base import Export, Setting
 from ebscrypt.daemon.exports.start import prepare_export
 from ebscrypt.daemon.exports.teardown import is_gone, teardown
 from ebscrypt.daemon.listening import listen_privately
+from ebscrypt.daemon.memory import give_back
 from ebscrypt.daemon.notify import Notifier, take_stored_key
 from ebscrypt.daemon.runtime import RuntimeDirectory
 from ebscrypt.daemon.service import Service
@@ -65,16 +67,13 @@ class _Start(msgspec.Struct, frozen=True):
 
 def main(arguments: list[str]) -> int:
     """Serve one volume. The exit status: 0 when it ended as told and all is durable, else 1 (2: usage)."""
-    parser = argparse.ArgumentParser(prog="ebscrypt.daemon", description="The process of one attachment.")
-    parser.add_argument("volume_id", metavar="VOL")
-    parser.add_argument("--ready-fd", type=int, help="gets one byte when the volume is served, end of file otherwise")
-    parsed = parser.parse_args(arguments)
+    volume_id, ready_fd = _words(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     signal.signal(signal.SIGTERM, _end_early)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         settings = config.load()
-        runtime = RuntimeDirectory(settings.runtime_dir(check_volume_id(parsed.volume_id)))
+        runtime = RuntimeDirectory(settings.runtime_dir(check_volume_id(volume_id)))
         runtime.check_socket_paths()
         lock = runtime.acquire()
     except (EbscryptError, OSError) as error:
@@ -83,11 +82,21 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         runtime.forget_failure()
-        return _run(_Start(runtime.read_spec(), settings, runtime, Notifier(), [], parsed.ready_fd))
+        return _run(_Start(runtime.read_spec(), settings, runtime, Notifier(), [], ready_fd))
     except Exception as error:  # noqa: BLE001 - whatever it is, who waits is told
         return _fail(runtime, error)
     finally:
         os.close(lock)
+
+
+def _words(arguments: list[str]) -> tuple[str, int | None]:
+    """The volume's id, and the descriptor that gets one byte when it is served. argparse would be kept for life."""
+    try:
+        options, [volume_id] = getopt.gnu_getopt(arguments, "", ["ready-fd="])
+        return volume_id, int(options[-1][1]) if options else None
+    except (getopt.GetoptError, ValueError):
+        sys.stderr.write("usage: python -m ebscrypt.daemon VOL [--ready-fd N]\n")
+        sys.exit(2)
 
 
 def _run(start: _Start) -> int:
@@ -181,6 +190,7 @@ class _Daemon:
     async def _converse(self, service: Service, listener: socket.socket, owner: int) -> None:
         os.chdir("/")
         _say_ready(self._start, service.attachment)
+        give_back()
         async with trio.open_nursery() as nursery:
             if service.attachment.nbd_index is not None:
                 nursery.start_soon(service.crash_when_lost)
