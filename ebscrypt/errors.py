@@ -7,16 +7,21 @@
     │   ├── InvalidCombination          two values exclude each other
     │   ├── MissingDependency           one value needs another
     │   ├── ConfigError                 a setting is unknown or wrong
-    │   └── InvalidEventPattern         not a pattern that EventBridge would take; names the path in it
+    │   ├── InvalidEventPattern         not a pattern that EventBridge would take; names the path in it
+    │   └── InvalidTemplate             no template of CloudFormation, or one that needs more than we have
     ├── NotFound                        what was named does not exist
     │   ├── VolumeNotFound
     │   ├── SnapshotNotFound            also: a store has no such manifest
-    │   └── RuleNotFound                a rule of events
+    │   ├── RuleNotFound                a rule of events
+    │   ├── StackNotFound
+    │   └── ChangeSetNotFound
     ├── StateError                      it exists, but not in a state that allows this
     │   ├── VolumeInUse                 attached, mounted or open; says by whom
     │   ├── SnapshotLimit               the volume has a snapshot under way already
     │   ├── CopyLimit                   as many copies are under way as may be
-    │   └── ClientTokenReused           an earlier request, which asked for something else, had it
+    │   ├── ClientTokenReused           an earlier request, which asked for something else, had it
+    │   ├── StackStateError             the stack is in a state that allows no such operation
+    │   └── StackFailed                 an operation on a stack failed, and was rolled back as far as it says
     ├── BackingError                    the file or block device under a volume
     │   ├── BackingInUse                another process has it
     │   ├── BackingNotEmpty             it holds data that we would overwrite
@@ -127,6 +132,10 @@ class InvalidEventPattern(UsageError):
     api_code = "InvalidEventPatternException"
 
 
+class InvalidTemplate(UsageError):
+    api_code = "ValidationError"
+
+
 class NotFound(EbscryptError):
     api_code = "InvalidParameterValue"
     errno = errno.ENOENT
@@ -142,6 +151,14 @@ class SnapshotNotFound(NotFound):
 
 class RuleNotFound(NotFound):
     api_code = "ResourceNotFoundException"
+
+
+class StackNotFound(NotFound):
+    api_code = "ValidationError"
+
+
+class ChangeSetNotFound(NotFound):
+    api_code = "ChangeSetNotFound"
 
 
 class StateError(EbscryptError):
@@ -163,6 +180,14 @@ class CopyLimit(StateError):
 
 class ClientTokenReused(StateError):
     api_code = "ConflictException"
+
+
+class StackStateError(StateError):
+    api_code = "ValidationError"
+
+
+class StackFailed(StateError):
+    api_code = "ValidationError"
 
 
 class BackingError(EbscryptError):

@@ -23,6 +23,7 @@ from ebscrypt.catalog.reading import REBUILD, columns, volume_not_found
 from ebscrypt.catalog.rules import RuleRows
 from ebscrypt.catalog.schema import WRITE, open_database
 from ebscrypt.catalog.snapshots import SnapshotRows
+from ebscrypt.catalog.stacks import StackRows
 from ebscrypt.catalog.tables import VOLUME_TAGS, VOLUMES
 from ebscrypt.errors import (
     BackingInUse,
@@ -56,6 +57,7 @@ class Catalog:
         self.rules = RuleRows(self._transaction)
         self.keys = KeyRows(self._transaction)
         self.snapshots = SnapshotRows(self._transaction, self._write_event)
+        self.stacks = StackRows(self._transaction)
         with self._translated():
             self._engine: Engine = open_database(path)
 

@@ -11,6 +11,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from ebscrypt.catalog.stack_migration import add_stacks
+
 _RULES: Final = (
     """
     CREATE TABLE rules (
@@ -155,5 +157,6 @@ MIGRATIONS: Final[dict[int, Callable[[Connection], None]]] = {
     2: _add_keys,
     3: _add_snapshots,
     4: _add_growth,
+    5: add_stacks,
 }
 """``MIGRATIONS[n]`` makes version ``n + 1`` from version ``n``. A released step is never changed, only followed."""

@@ -24,7 +24,7 @@ import msgspec
 from ebscrypt.errors import CatalogDamaged, CatalogError, SnapshotNotFound, VolumeNotFound
 from ebscrypt.model import Snapshot, Volume, VolumeState
 
-VERSION: Final = 5
+VERSION: Final = 6
 """The schema that `tables` describes. A fresh catalog is made at this version at once."""
 BUSY_TIMEOUT: Final = 10.0
 """Seconds that a writer waits for another one. Transactions here take milliseconds."""

@@ -7,6 +7,10 @@
     encryption_defaults              one row for each account and Region that has other than EBS's own defaults
     grants                           one row a grant that must be retired; written before KMS is asked for it
     snapshots ──< snapshot_tags      one row a snapshot, also while it is made or deleted; a deleted one has none
+    stacks ──< stack_events          one row a stack, also a deleted one for a while; `stack_records` says what is in it
+    stacks ──< change_sets           one row a change set that waits to be executed
+    stacks ──< stack_exports         one row an exported output; its name is given once in all
+    stacks ──< stack_imports         which stack uses which export
     schema_version                   one row: which `schema.MIGRATIONS` have run
 
 A backing belongs to one volume at most. A volume in ``error`` gives up its claim on it, so that its creation can be
@@ -230,4 +234,50 @@ SNAPSHOT_TAGS: Final = Table(
     Column("snapshot_id", ForeignKey(SNAPSHOTS.c.snapshot_id, ondelete="CASCADE"), primary_key=True),
     Column("key", String(127), primary_key=True),
     Column("value", String(256), nullable=False),
+)
+
+STACKS: Final = Table(
+    "stacks",
+    METADATA,
+    Column("stack_id", String(255), primary_key=True),
+    Column("name", String(128), nullable=False),
+    # The name, until the stack is deleted: of those that are there, each has a name of its own.
+    Column("claim", String(128), unique=True),
+    Column("create_time", UtcDateTime, nullable=False),
+    Column("delete_time", UtcDateTime),
+    Column("body", Text, nullable=False),
+)
+
+STACK_EVENTS: Final = Table(
+    "stack_events",
+    METADATA,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("stack_id", ForeignKey(STACKS.c.stack_id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("body", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+CHANGE_SETS: Final = Table(
+    "change_sets",
+    METADATA,
+    Column("change_set_id", String(255), primary_key=True),
+    Column("stack_id", ForeignKey(STACKS.c.stack_id, ondelete="CASCADE"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("body", Text, nullable=False),
+    UniqueConstraint("stack_id", "name"),
+)
+
+STACK_EXPORTS: Final = Table(
+    "stack_exports",
+    METADATA,
+    Column("name", String(255), primary_key=True),
+    Column("stack_id", ForeignKey(STACKS.c.stack_id, ondelete="CASCADE"), nullable=False),
+    Column("value", Text, nullable=False),
+)
+
+STACK_IMPORTS: Final = Table(
+    "stack_imports",
+    METADATA,
+    Column("stack_id", ForeignKey(STACKS.c.stack_id, ondelete="CASCADE"), primary_key=True),
+    Column("name", String(255), primary_key=True),
 )

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "convert": "write one volume's data onto another: plain to encrypted, and back",
     "recovery": "add and test a passphrase that opens a volume without KMS",
     "snapshot": "make, list, verify and delete snapshots of volumes",
+    "stack": "volumes and keys as a CloudFormation template says",
     "default-encryption": "encryption by default, and the default KMS key",
     "check": "check header, backing and key of a volume",
     "rebuild-catalog": "make the catalog anew from the volumes' headers",

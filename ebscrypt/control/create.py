@@ -48,13 +48,16 @@ _UNSTABLE: Final = re.compile(r"/dev/(sd|hd|vd|xvd|nvme|mmcblk)")
 """Names that the kernel gives in the order in which it finds disks. A wrong disk is noticed at attach by its header."""
 
 
-def create_volume(site: Site, request: VolumeRequest, *, told: Told | None = None) -> Volume:
+def create_volume(
+    site: Site, request: VolumeRequest, *, volume_id: str | None = None, told: Told | None = None
+) -> Volume:
     """Make a volume and return it, available. Raises a typed error, after which nothing but the record is left.
 
+    ``volume_id`` is a fresh id that the caller has made a note of before, so that after a crash it can ask for it.
     ``told`` hears of the progress while the blocks of a snapshot come.
     """
     request, snapshot = decided(site, request)
-    volume_id = new_volume_id()
+    volume_id = volume_id or new_volume_id()
     with locks.held(site.settings, volume_id, "create"), taken_backing(site, request.backing) as taken:
         if snapshot is not None and request.size is None and taken is None:
             request = msgspec.structs.replace(request, size=snapshot.volume_size)

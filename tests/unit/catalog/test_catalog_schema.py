@@ -278,7 +278,7 @@ def test_a_migrated_catalog_is_like_a_fresh_one(tmp_path: Path) -> None:
 
     migrated, fresh = columns_of(tmp_path / "old.db"), columns_of(tmp_path / "new.db")
 
-    assert {"deliveries", "grants", "snapshots", "snapshot_tags"} <= set(fresh)
+    assert {"deliveries", "grants", "snapshots", "snapshot_tags", "stacks", "stack_exports"} <= set(fresh)
     assert migrated == fresh
 
 
