@@ -103,6 +103,17 @@ class StackRows:
             bodies = connection.execute(rows.order_by(STACK_EVENTS.c.sequence.desc())).scalars()
             return [_read(body, StackEvent) for body in bodies]
 
+    def forget_events(self, stack_id: str, keep: int) -> None:
+        """Forget a stack's events but the newest ``keep``."""
+        own = STACK_EVENTS.c.stack_id == stack_id
+        newest = (
+            select(STACK_EVENTS.c.sequence).where(own).order_by(STACK_EVENTS.c.sequence.desc()).offset(keep).limit(1)
+        )
+        with self._transaction(write=True) as connection:
+            first = connection.execute(newest).scalar()
+            if first is not None:
+                connection.execute(delete(STACK_EVENTS).where(own, STACK_EVENTS.c.sequence <= first))
+
     def exports(self) -> dict[str, tuple[str, str]]:
         """Export → the stack that has it, and its value; by name."""
         with self._transaction() as connection:

@@ -18,7 +18,7 @@ from ebscrypt.templates.template import Template
 
 VARIABLE: Final = re.compile(r"\$\{(!?)([^${}]{1,512})\}")
 """``${Name}`` and ``${Name.Attribute}`` in a Sub; ``${!Text}`` stands for ``${Text}``."""
-_MOST_CHARACTERS: Final = 1 << 20
+_MOST_CHARACTERS: Final = 1 << 16
 """Of one string that a function makes: a Join of a Join could double at every step."""
 
 

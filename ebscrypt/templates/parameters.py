@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ebscrypt.errors import InvalidParameter, InvalidTemplate
+from ebscrypt.templates.reading import is_text
 from ebscrypt.templates.template import Parameter, Template
 
 LONGEST_VALUE: Final = 4096
@@ -77,6 +78,8 @@ def text_of(value: Any) -> str:
 def _check(name: str, parameter: Parameter, value: str) -> None:
     if len(value) > LONGEST_VALUE:
         raise InvalidParameter(f"Parameter {name} has {len(value)} characters, over {LONGEST_VALUE}")
+    if not is_text([value]):
+        raise InvalidParameter(f"Parameter {name} has a character that is not allowed")
     listed = _LISTS.fullmatch(parameter.type)
     kind = (listed["item"] or "String") if listed else parameter.type
     for one in typed(parameter, value) if listed else [value]:

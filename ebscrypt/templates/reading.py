@@ -8,7 +8,8 @@ template can grow beyond its text. A short tag becomes the long form: ``!Ref x``
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import yaml
@@ -21,6 +22,7 @@ LARGEST_TEMPLATE: Final = 1_000_000
 """Bytes of the largest template, CloudFormation's own limit for one in S3; 51,200 where a request carries it."""
 DEEPEST: Final = 60
 """Levels of nesting. Real templates have a dozen."""
+_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _BARE: Final = frozenset({"Ref", "Condition"})
 _TAGS: Final = (
     *("And", "Base64", "Cidr", "Condition", "Equals", "FindInMap", "GetAZs", "GetAtt", "If", "ImportValue", "Join"),
@@ -102,9 +104,17 @@ def read_text(text: str) -> dict[str, Any]:
     for path, found in _walk(value):
         if len(path) > DEEPEST:
             raise InvalidTemplate(f"the template is nested deeper than {DEEPEST} levels")
+        if isinstance(found, (str, dict)) and not is_text([found] if isinstance(found, str) else found):
+            where = ascii("/".join(path)[:200])[1:-1]
+            raise InvalidTemplate(f"[/{where}] has a character that is not allowed in templates")
         if found is None:
             raise InvalidTemplate(f"[/{'/'.join(path)[:200]}] null values are not allowed in templates")
     return value
+
+
+def is_text(value: Iterable[str]) -> bool:
+    """Whether text, or every key of a mapping, can be stored and sent: no control characters, no half of a pair."""
+    return not any(_NO_TEXT.search(one) for one in value)
 
 
 def _yaml(text: str) -> Any:

@@ -6,7 +6,8 @@ files: what is durable then is what a crash leaves. One job a line on stdin, one
     {"words": […], "environ": {…}, "kill_at": 0}  →  {"status": 0, "points": ["create.entered", "pwrite", …]}
     {"words": […], "environ": {…}, "kill_at": 7}  →  {"status": -9, "points": []}
 
-With ``"sql": true`` the moment before each SQL statement of the embedded KMS is a point as well.
+With ``"only": "stack."`` only points whose names begin so count. With ``"sql": true`` the moment before each SQL
+statement of the embedded KMS is a point as well.
 
 Each job runs in a fork of this process, which has imported everything: that is many times faster than a new Python.
 """
@@ -49,10 +50,12 @@ PRELOADED = (
 CHANGES = ("pwrite", "ftruncate", "truncate", "fsync", "unlink", "rmdir", "replace", "rename", "mkdir", "symlink")
 
 
-def arm(kill_at: int, points: list[str], *, sql: bool = False) -> None:
-    """Count points, and end this process at the one of that number (0: never)."""
+def arm(kill_at: int, points: list[str], *, only: str = "", sql: bool = False) -> None:
+    """Count points that begin with ``only``, and end this process at the one of that number (0: never)."""
 
     def strike(name: str) -> None:
+        if not name.startswith(only):
+            return
         points.append(name)
         if len(points) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +86,7 @@ def run(job: dict[str, Any], answer: int) -> int:
         del os.environ[name]
     os.environ.update(job["environ"])
     points: list[str] = []
-    arm(job["kill_at"], points, sql=job.get("sql", False))
+    arm(job["kill_at"], points, only=job.get("only", ""), sql=job.get("sql", False))
     try:
         status = main(job["words"])
     except SystemExit as ending:

@@ -34,10 +34,10 @@ class Killer:
             env=place.environ | {"PYTHONPATH": root},
         )
 
-    def run(self, *words: str, kill_at: int = 0) -> dict[str, Any]:
+    def run(self, *words: str, kill_at: int = 0, only: str = "") -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        job = {"words": words, "environ": self.environ, "kill_at": kill_at}
+        job = {"words": words, "environ": self.environ, "kill_at": kill_at, "only": only}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -32,6 +32,8 @@ from ebscrypt.templates.parameters import parameter_values
 NO_UPDATES: Final = "No updates are to be performed."
 KEPT: Final = timedelta(days=90)
 """How long a deleted stack can be asked for by its id, as in CloudFormation."""
+KEPT_EVENTS: Final = 2000
+"""How many events of a stack are kept when another operation begins."""
 _NAME: Final = re.compile(r"[a-zA-Z][-a-zA-Z0-9]{0,127}")
 _WAIT: Final = 1.0
 """Seconds to wait for another command's work on the same stack: that may take minutes."""
@@ -114,6 +116,7 @@ def begin_deploy(site: Site, name: str, stack: Stack | None, wanted: Wanted, *, 
     refuse_unless_updatable(stack)
     if plan_stack(site, stack, wanted).is_empty and not empty:
         return None
+    site.catalog.stacks.forget_events(stack.stack_id, KEPT_EVENTS)
     ledger = Ledger(site, stack)
     ledger.set_status(StackStatus.UPDATE_IN_PROGRESS, "User Initiated", wanted=wanted, update_time=utc_now())
     faultpoints.reach("stack.begun")
@@ -138,7 +141,9 @@ def refuse_unless_updatable(stack: Stack) -> None:
     if stack.status in UPDATABLE:
         return
     hint = f"delete it, then deploy again: `ebscrypt stack delete {stack.name}`"
-    if stack.status is StackStatus.UPDATE_ROLLBACK_FAILED:
+    if stack.status.in_progress:
+        hint = f"wait for it, or if it was interrupted deploy again: `ebscrypt stack show {stack.name}`"
+    elif stack.status is StackStatus.UPDATE_ROLLBACK_FAILED:
         hint = f"repair what failed, then `ebscrypt stack continue-update-rollback {stack.name}`"
     raise StackStateError(f"Stack:{stack.stack_id} is in {stack.status} state and can not be updated.", hint=hint)
 
@@ -212,15 +217,14 @@ def _carried_on(site: Site, stack: Stack | None, told: Told | None) -> Stack | N
 def held(site: Site, name: str, command: str) -> Iterator[None]:
     """Hold the lock of a stack's name. Raises `StackStateError` while another command has it."""
     key = f"stack-{check_stack_name(name)}"
-    try:
-        with locks.held(site.settings, key, command, timeout=_WAIT):
-            yield
-    except StateError as error:
-        if type(error) is not StateError:
-            raise
-        raise StackStateError(
-            f"another operation on stack {name} is in progress", hint=f"see `ebscrypt stack show {name}`"
-        ) from error
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locks.held(site.settings, key, command, timeout=_WAIT))
+        except StateError as error:
+            raise StackStateError(
+                f"another operation on stack {name} is in progress", hint=f"see `ebscrypt stack show {name}`"
+            ) from error
+        yield
 
 
 def is_under_way(site: Site, stack: Stack) -> bool:

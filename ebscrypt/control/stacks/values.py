@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from ebscrypt.catalog.stack_records import Stack, StackOutput, Wanted
 from ebscrypt.control.site import Site
 from ebscrypt.control.stacks.kinds import KINDS
@@ -14,6 +16,8 @@ from ebscrypt.templates.template import Template, read_template
 
 PENDING: Final = "\0"
 """Begins what stands for a value that is known only when its resource is made."""
+LARGEST_PROPERTIES: Final = 131_072
+"""Bytes of one resource's properties as JSON: a key's policy, description and tags need a third of it."""
 _TAGGED: Final = frozenset({"AWS::EC2::Volume", "AWS::KMS::Key"})
 
 
@@ -44,6 +48,8 @@ class Evaluation:
         """A resource's properties. The stack's tags are among its own, which come first."""
         resource = self.template.resources[name]
         found: dict[str, Any] = self.scope.value(resource.properties, f"Resources/{name}/Properties")
+        if len(msgspec.json.encode(found)) > LARGEST_PROPERTIES:
+            raise InvalidTemplate(f"Template error: [/Resources/{name}] has over {LARGEST_PROPERTIES} bytes")
         if self._tags and resource.type in _TAGGED:
             own = found.get("Tags", [])
             keys = {tag.get("Key") for tag in own if isinstance(tag, dict)}

@@ -114,7 +114,7 @@ class VolumeKind:
         self, site: Site, physical_id: str, old: Mapping[str, Any], new: Mapping[str, Any], *, back: bool
     ) -> dict[str, str]:
         wanted, before = read_properties(new, VolumeProperties), read_properties(old, VolumeProperties)
-        if wanted.size is not None:
+        if wanted.size is not None and wanted.size != before.size:
             _resize(site, site.catalog.volume(physical_id), wanted.size * GIB, back=back)
             faultpoints.reach("stack.resized")
         if wanted.volume_type != before.volume_type:
