@@ -21,6 +21,7 @@
     │   ├── CopyLimit                   as many copies are under way as may be
     │   ├── ClientTokenReused           an earlier request, which asked for something else, had it
     │   ├── StackStateError             the stack is in a state that allows no such operation
+    │   │   └── InvalidChangeSet        it cannot be executed, or not any more
     │   └── StackFailed                 an operation on a stack failed, and was rolled back as far as it says
     ├── BackingError                    the file or block device under a volume
     │   ├── BackingInUse                another process has it
@@ -184,6 +185,10 @@ class ClientTokenReused(StateError):
 
 class StackStateError(StateError):
     api_code = "ValidationError"
+
+
+class InvalidChangeSet(StackStateError):
+    api_code = "InvalidChangeSetStatus"
 
 
 class StackFailed(StateError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from ebscrypt.cli.commands import Parser
 
@@ -19,13 +19,16 @@ _WORDS: Final = {
     "delete": "delete a stack with its resources",
     "continue-update-rollback": "try again to roll back an update whose rollback failed",
 }
+_HIDDEN: Final = ("settle",)
+"""For ourselves, not for people."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser, title="commands")
-    for name, text in _WORDS.items():
+    for name in (*_WORDS, *_HIDDEN):
         module = import_module(f"ebscrypt.cli.stack_{name.replace('-', '_')}")
-        command = commands.add_parser(name, help=text, description=module.__doc__)
+        told: dict[str, Any] = {"help": _WORDS[name]} if name in _WORDS else {}
+        command = commands.add_parser(name, **told, description=module.__doc__)
         module.configure(command)
         command.set_defaults(handler=module.run)
 

@@ -117,6 +117,7 @@ def begin_deploy(site: Site, name: str, stack: Stack | None, wanted: Wanted, *, 
     if plan_stack(site, stack, wanted).is_empty and not empty:
         return None
     site.catalog.stacks.forget_events(stack.stack_id, KEPT_EVENTS)
+    site.catalog.stacks.remove_change_sets(stack.stack_id)
     ledger = Ledger(site, stack)
     ledger.set_status(StackStatus.UPDATE_IN_PROGRESS, "User Initiated", wanted=wanted, update_time=utc_now())
     faultpoints.reach("stack.begun")
@@ -129,6 +130,7 @@ def _begin_create(site: Site, stack: Stack, wanted: Wanted, *, is_new: bool) -> 
         begun = msgspec.structs.replace(stack, wanted=wanted, status_reason="User Initiated")
         site.catalog.stacks.add(begun, stack_event(begun, None, begun.status.value, begun.status_reason))
     else:
+        site.catalog.stacks.remove_change_sets(stack.stack_id)
         ledger = Ledger(site, stack)
         ledger.set_status(StackStatus.CREATE_IN_PROGRESS, "User Initiated", wanted=wanted)
         begun = ledger.stack
@@ -213,10 +215,15 @@ def _carried_on(site: Site, stack: Stack | None, told: Told | None) -> Stack | N
     return None if done.status is StackStatus.DELETE_COMPLETE else done
 
 
+def lock_name(name: str) -> str:
+    """What the lock of a stack's name is called; no volume and no snapshot is called so."""
+    return f"stack-{name}"
+
+
 @contextmanager
 def held(site: Site, name: str, command: str) -> Iterator[None]:
     """Hold the lock of a stack's name. Raises `StackStateError` while another command has it."""
-    key = f"stack-{check_stack_name(name)}"
+    key = lock_name(check_stack_name(name))
     with ExitStack() as lock:
         try:
             lock.enter_context(locks.held(site.settings, key, command, timeout=_WAIT))
@@ -229,7 +236,7 @@ def held(site: Site, name: str, command: str) -> Iterator[None]:
 
 def is_under_way(site: Site, stack: Stack) -> bool:
     """Whether a living process works on a stack; one that is ``…_IN_PROGRESS`` without was interrupted."""
-    return locks.holder(site.settings, f"stack-{stack.name}") is not None
+    return locks.holder(site.settings, lock_name(stack.name)) is not None
 
 
 def why_failed(site: Site, stack: Stack) -> str:

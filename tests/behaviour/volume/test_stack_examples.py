@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from ebscrypt import config
+from ebscrypt.catalog.stack_records import StackStatus
+from ebscrypt.control.site import Site
+from ebscrypt.control.stacks import operations, requests
 from ebscrypt.kms.principals import instance_id
-from tests.behaviour.volume.place import Place
+from tests.behaviour.volume.place import Place, wait_until
 
 GIB = 1 << 30
 
@@ -197,3 +201,16 @@ def test_a_volume_under_a_key_with_an_alias(place: Place, tmp_path: Path) -> Non
     place.do("stack", "delete", "db")
     described = json.loads(place.do("kms", "describe-key", ids["MyKey"], "--output", "json"))["KeyMetadata"]
     assert described["KeyState"] == "PendingDeletion"
+
+
+def test_a_process_of_its_own_does_what_the_api_asks(place: Place) -> None:
+    """It is started, makes the stack, and ends; nobody waits for it."""
+    names = {name: value for name, value in place.environ.items() if name.startswith("EBSCRYPT_")}
+    with Site(config.load(names)) as site:
+        stack = requests.create_stack(site, "db", json.dumps(UNDER_A_KEY), parameters={})
+        assert stack.status is StackStatus.CREATE_IN_PROGRESS
+
+        wait_until(lambda: not site.catalog.stacks.get("db").status.in_progress)
+
+        assert site.catalog.stacks.get("db").status is StackStatus.CREATE_COMPLETE
+        wait_until(lambda: not operations.is_under_way(site, stack))
