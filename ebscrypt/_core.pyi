@@ -194,7 +194,10 @@ class Device:
     def extents(self, offset: int, length: int) -> list[Extent]:
         """The states of a range, in order, covering it exactly."""
     def grow(self, size: int) -> None:
-        """Let the volume end at ``size``; the backing must already be that long. Never shrinks (ValueError)."""
+        """Let the volume end at ``size``; the backing must already be that long. Never shrinks (ValueError).
+
+        OSError: EINVAL for a shorter backing, EBUSY during a re-encryption, ESHUTDOWN once closed.
+        """
     @property
     def tracking(self) -> Tracking | None:
         """What the change file knows; None where there is none. OSError (ESHUTDOWN) once closed."""
@@ -204,7 +207,34 @@ class Device:
         The view has what changed since ``since`` where that is `Tracking.base`, else the whole volume. ``spool`` is an
         empty file, of which a duplicate is taken, for the old content of blocks that change before they are stored: it
         grows to the size of what is in use at worst. Works while suspended, too. OSError: EOPNOTSUPP without a change
-        file, EBUSY while there is another snapshot, ESHUTDOWN once closed, EIO where the change file cannot be written.
+        file, EBUSY while there is another snapshot or a re-encryption, ESHUTDOWN once closed, EIO where the change file
+        cannot be written.
+        """
+    def begin_reencryption(
+        self, fd: int, key: SecretMemory, *, journal_offset: int, journal_length: int, id: bytes
+    ) -> None:
+        """Let each sector have one of two keys: below a boundary ``key``, from there on that of the device.
+
+        ``fd`` is the backing, of which a duplicate is taken. There, in bytes from its start, is the journal, which has a
+        progress of this ``id`` (16 bytes) already; a zone that it says was begun is finished first. Requests go on.
+        ValueError for what cannot be a key, a journal without room for a zone (76 KiB) or not at a multiple of 4096, and a
+        device that is not encrypted or opened read-only. OSError: EUCLEAN for a journal without such a progress, EBUSY
+        while there is another re-encryption or a snapshot, ENOKEY, ESHUTDOWN, EIO.
+        """
+    def reencrypt_next(self) -> int:
+        """Turn the next zone, 4 MiB at most, or pass the next hole, and give the boundary then. Durable when it returns.
+
+        Requests to that zone wait, all others go on. While the device is suspended this waits, too. At the end of the
+        volume nothing happens. OSError: EINVAL without a re-encryption, ESHUTDOWN once closed, what the backing says;
+        where it fails in the middle requests to the zone fail with EIO until the volume is opened anew.
+        """
+    @property
+    def reencrypted(self) -> int | None:
+        """The boundary of the re-encryption, None where there is none. OSError (ESHUTDOWN) once closed."""
+    def end_reencryption(self) -> None:
+        """Let the new key be the only one, and wipe the old one. OSError (EINVAL) unless the boundary is at the end.
+
+        ENOKEY where the round keys were wiped, ESHUTDOWN once closed.
         """
     def statistics(self) -> dict[str, OperationStatistics]:
         """By operation: read, write, flush, discard, write_zeroes, block_status."""
@@ -232,7 +262,8 @@ class Device:
 
         Where the round keys were wiped ``key`` brings them back and may be wiped afterwards: OSError (ENOKEY) without
         it, OSError (EKEYREJECTED) for any but the key that the device was opened with, ValueError for what cannot be a
-        key or is not needed; the device stays suspended then. OSError (ESHUTDOWN) once closed.
+        key or is not needed, OSError (EBUSY) where they were wiped during a re-encryption, which has two; the device
+        stays suspended then. OSError (ESHUTDOWN) once closed.
         """
     def abort(self) -> None:
         """Refuse new requests, and those that wait for a suspension to end, with ESHUTDOWN; do not wait for anything.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ebscrypt_secret::{SecretMemory, XtsCipher, equal};
+use parking_lot::Mutex;
 
 use crate::gate::Volume;
 use crate::open::SetupError;
@@ -16,25 +17,34 @@ type Setup<T> = std::result::Result<T, SetupError>;
 
 /// The volume's cipher, and how its key is known again.
 pub(crate) struct Keyed {
-    cipher: Arc<XtsCipher>,
-    fingerprint: [u8; 32],
+    pub(crate) cipher: Arc<XtsCipher>,
+    fingerprint: Mutex<[u8; 32]>,
 }
 
 impl Keyed {
     pub(crate) fn new(cipher: Arc<XtsCipher>) -> Setup<Keyed> {
         let fingerprint = cipher.fingerprint().map_err(|error| SetupError::from_io(error, "the cipher"))?;
-        Ok(Keyed { cipher, fingerprint })
+        Ok(Keyed { cipher, fingerprint: Mutex::new(fingerprint) })
     }
 
     /// Expand the round keys again, from the same key only.
     fn restore(&self, key: &SecretMemory) -> Setup<()> {
         self.cipher.rekey(key).map_err(SetupError::from_key)?;
         let found = self.cipher.fingerprint().map_err(|error| SetupError::from_io(error, "the cipher"))?;
-        if equal(&found, &self.fingerprint) {
+        if equal(&found, &*self.fingerprint.lock()) {
             return Ok(());
         }
         self.cipher.wipe();
         Err(SetupError::system(libc::EKEYREJECTED, "this is not the volume's data key"))
+    }
+
+    /// Let the key of `new` be the volume's; the old one is wiped. Nobody uses either at the moment.
+    pub(crate) fn replace(&self, new: &XtsCipher) -> Result<()> {
+        let fingerprint = new.fingerprint()?;
+        self.cipher.exchange(new)?;
+        new.wipe();
+        *self.fingerprint.lock() = fingerprint;
+        Ok(())
     }
 }
 
@@ -42,6 +52,13 @@ impl Keyed {
 #[derive(Default)]
 pub(crate) struct Control {
     wiped: bool,
+}
+
+impl Control {
+    /// Whether the round keys were taken away.
+    pub(crate) fn is_wiped(&self) -> bool {
+        self.wiped
+    }
 }
 
 impl Volume {
@@ -101,6 +118,9 @@ impl Volume {
         let flushed = if flush && !self.read_only { below.flush() } else { Ok(()) };
         if let (true, Some(keyed)) = (wipe, &self.keyed) {
             keyed.cipher.wipe();
+            if let Some(turning) = below.crypt.as_ref().and_then(|crypt| crypt.turning()) {
+                turning.new.wipe();
+            }
             control.wiped = true;
         }
         flushed
@@ -111,12 +131,16 @@ impl Volume {
     ///
     /// # Errors
     /// ENOKEY without a key where one is needed; EKEYREJECTED for another volume's; [`SetupError::Argument`] for one that
-    /// cannot be a key, or is not needed. The volume stays suspended then. ESHUTDOWN once closed.
+    /// cannot be a key, or is not needed; EBUSY where the keys were wiped in the middle of a re-encryption, which needs both
+    /// of them: the volume must be opened anew. The volume stays suspended then. ESHUTDOWN once closed.
     pub fn resume(&self, key: Option<&SecretMemory>) -> Setup<()> {
         let system = |error: Error| SetupError::System(error.0, "the device cannot be resumed".to_owned());
         let mut control = self.control.lock();
         self.check_open().map_err(system)?;
         match (key, &self.keyed) {
+            _ if control.wiped && self.reencrypted().map_err(system)?.is_some() => {
+                return Err(SetupError::system(libc::EBUSY, "a re-encryption was under way: open the volume anew"));
+            }
             (Some(key), Some(keyed)) if control.wiped => keyed.restore(key)?,
             (Some(_), _) => return Err(SetupError::Argument("a key was given, but none was wiped".to_owned())),
             (None, _) if control.wiped => return Err(system(Error::NO_KEY)),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::access::{Control, Keyed};
+use crate::crypt::Crypt;
 use crate::open::SetupError;
 use crate::statistics::{OperationStatistics, Statistics};
 use crate::track::{self, Track};
@@ -25,11 +26,13 @@ pub(crate) struct Below {
     top: Box<dyn Device>,
     /// One of the layers, for who makes a snapshot.
     pub(crate) track: Option<Arc<Track>>,
+    /// Another one, for who re-encrypts.
+    pub(crate) crypt: Option<Arc<Crypt>>,
 }
 
 impl Below {
-    pub(crate) fn new(top: Box<dyn Device>, track: Option<Arc<Track>>) -> Below {
-        Below { top, track }
+    pub(crate) fn new(top: Box<dyn Device>, track: Option<Arc<Track>>, crypt: Option<Arc<Crypt>>) -> Below {
+        Below { top, track, crypt }
     }
 
     pub(crate) fn flush(&self) -> Result<()> {
@@ -84,7 +87,8 @@ impl Volume {
     /// Let the volume end at `size`.
     ///
     /// # Errors
-    /// When that is smaller than now, not a multiple of the alignment, or more than the backing has.
+    /// When that is smaller than now, not a multiple of the alignment, or more than the backing has; EBUSY during a
+    /// re-encryption.
     pub fn grow(&self, size: u64) -> std::result::Result<(), SetupError> {
         // Whether requests wait or not: only the size of the backing is looked at.
         let below =
@@ -94,6 +98,9 @@ impl Volume {
             return Err(SetupError::Argument(format!("size {size} is smaller than the volume, {now} bytes")));
         }
         check_size(size, self.alignment)?;
+        if below.crypt.as_ref().is_some_and(|crypt| crypt.turning().is_some()) {
+            return Err(SetupError::system(libc::EBUSY, "the volume is being re-encrypted"));
+        }
         check_room(size, below.top.size())?;
         if below.track.is_some() {
             track::file::check_size(size)?;

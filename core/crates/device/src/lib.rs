@@ -24,17 +24,21 @@ mod open;
 mod statistics;
 mod stripes;
 mod track;
+mod turn;
 mod turnstile;
 mod types;
 mod view;
 
 pub mod testing;
 
+use std::sync::Arc;
+
 pub use buffer::{Buffer, SCRATCH, Scratch};
 pub use gate::Volume;
 pub use open::{Options, SetupError, open, open_tracked};
 pub use statistics::{BUCKETS, OperationStatistics};
 pub use track::BLOCK;
+pub use turn::Reencryption;
 pub use types::{Access, Error, Extent, Operation, Result, WriteFlags, ZeroFlags};
 pub use view::{BlockDigest, SnapshotView, Tracking};
 
@@ -71,5 +75,48 @@ pub trait Device: Send + Sync {
             extent.hole
         })?;
         Ok(found)
+    }
+}
+
+/// A layer as part of a stack, beside whom somebody else holds it too.
+impl<D: Device> Device for Arc<D> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_only(&self) -> bool {
+        (**self).read_only()
+    }
+
+    fn alignment(&self) -> u32 {
+        (**self).alignment()
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        (**self).read(buffer, offset)
+    }
+
+    fn write(&self, buffer: &mut [u8], offset: u64, flags: WriteFlags) -> Result<()> {
+        (**self).write(buffer, offset, flags)
+    }
+
+    fn flush(&self) -> Result<()> {
+        (**self).flush()
+    }
+
+    fn discard(&self, offset: u64, length: u64, flags: WriteFlags) -> Result<()> {
+        (**self).discard(offset, length, flags)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<()> {
+        (**self).write_zeroes(offset, length, flags)
+    }
+
+    fn extents(&self, offset: u64, length: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
+        (**self).extents(offset, length, each)
+    }
+
+    fn first_data(&self, offset: u64, length: u64) -> Result<Option<u64>> {
+        (**self).first_data(offset, length)
     }
 }

@@ -15,7 +15,7 @@ use crate::descriptor::Descriptor;
 use crate::file::File;
 use crate::gate::{Below, Volume, check_room, check_size};
 use crate::track::changes::Changes;
-use crate::track::{self, Shared, Track};
+use crate::track::{self, Track};
 use crate::{Device, Error};
 
 /// What a volume is to be.
@@ -132,16 +132,19 @@ pub(crate) fn assemble_tracked<B: Backing + 'static>(
         None => (Box::new(file), None),
         Some(changes) => {
             let track = Arc::new(Track::new(Box::new(file), changes));
-            (Box::new(Shared(Arc::clone(&track))), Some(track))
+            (Box::new(Arc::clone(&track)), Some(track))
         }
     };
+    let mut crypt = None;
     if let Some(cipher) = &cipher {
-        top = Box::new(Crypt::new(top, Arc::clone(cipher), sector_size as usize, options.discard));
+        let layer = Arc::new(Crypt::new(top, Arc::clone(cipher), sector_size as usize, options.discard));
+        top = Box::new(Arc::clone(&layer));
+        crypt = Some(layer);
     }
     if unit > 1 || demands.memory > 1 {
         top = Box::new(Align::new(top, demands.memory));
     }
-    Ok(Volume::new(Below::new(top, track), cipher.map(Keyed::new).transpose()?, options.size))
+    Ok(Volume::new(Below::new(top, track, crypt), cipher.map(Keyed::new).transpose()?, options.size))
 }
 
 #[cfg(test)]

@@ -57,8 +57,8 @@ impl SnapshotView {
     /// everything. `spool` is an empty file for the old content of blocks that change before they are stored.
     ///
     /// # Errors
-    /// EOPNOTSUPP without a change file; EBUSY while there is another snapshot; ESHUTDOWN once closed; EIO where the
-    /// change file cannot be written.
+    /// EOPNOTSUPP without a change file; EBUSY while there is another snapshot, or a re-encryption; ESHUTDOWN once closed;
+    /// EIO where the change file cannot be written.
     pub fn begin(volume: &Arc<Volume>, spool: OwnedFd, since: &str) -> std::result::Result<SnapshotView, SetupError> {
         let closed = || SetupError::system(Error::CLOSED.0, "the device is closed");
         // Nobody suspends, resumes, closes or begins another meanwhile.
@@ -71,6 +71,10 @@ impl SnapshotView {
                 return Err(SetupError::system(libc::EBUSY, "another snapshot is being made"));
             }
             let failed = |error: Error| SetupError::System(error.0, "the change file cannot be written".to_owned());
+            if below.crypt.as_ref().is_some_and(|crypt| crypt.turning().is_some()) {
+                // What is stored has two keys, and a snapshot can have only one.
+                return Err(SetupError::system(libc::EBUSY, "the volume is being re-encrypted"));
+            }
             track.changes.prepare(volume.size()).map_err(failed)?;
         }
         if !volume.below.hold() {

@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 use ebscrypt_device::{Access, Device as _, Operation, Options, SCRATCH, Scratch, Volume, WriteFlags, ZeroFlags};
 
 use crate::arguments::{Bytes, Memory, from_device, from_setup, os_error};
+use crate::reencryption;
 use crate::secret::SecretMemory;
 use crate::snapshot::{SnapshotView, Tracking};
 
@@ -173,6 +174,37 @@ impl Device {
     #[pyo3(signature = (spool, *, since=""))]
     fn begin_snapshot(&self, py: Python<'_>, spool: RawFd, since: &str) -> PyResult<SnapshotView> {
         SnapshotView::begin(py, &self.volume, spool, since)
+    }
+
+    /// Begin a re-encryption, or go on with one.
+    #[pyo3(signature = (fd, key, *, journal_offset, journal_length, id))]
+    fn begin_reencryption(
+        &self,
+        py: Python<'_>,
+        fd: RawFd,
+        key: Bound<'_, SecretMemory>,
+        journal_offset: u64,
+        journal_length: u64,
+        id: [u8; 16],
+    ) -> PyResult<()> {
+        let journal = journal_offset..journal_offset.saturating_add(journal_length);
+        reencryption::begin(py, &self.volume, fd, key.get(), journal, id)
+    }
+
+    /// Turn one zone, and give how far it is then.
+    fn reencrypt_next(&self, py: Python<'_>) -> PyResult<u64> {
+        py.detach(|| self.volume.reencrypt_next()).map_err(from_device)
+    }
+
+    /// How far a re-encryption is; None where there is none.
+    #[getter]
+    fn reencrypted(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        py.detach(|| self.volume.reencrypted()).map_err(from_device)
+    }
+
+    /// Let the new key be the only one.
+    fn end_reencryption(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.volume.end_reencryption()).map_err(from_device)
     }
 
     /// By operation: read, write, flush, discard, write_zeroes, block_status.

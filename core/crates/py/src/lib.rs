@@ -6,6 +6,7 @@ mod arguments;
 mod device;
 mod nbd;
 mod process;
+mod reencryption;
 mod secret;
 mod snapshot;
 

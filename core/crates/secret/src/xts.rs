@@ -73,6 +73,22 @@ impl XtsCipher {
         Ok(())
     }
 
+    /// Let the two ciphers have each other's key. What is being turned meanwhile may be turned by either.
+    ///
+    /// # Errors
+    /// EINVAL for a cipher and itself; EBADFD in a fork of the process.
+    pub fn exchange(&self, other: &XtsCipher) -> io::Result<()> {
+        if ptr::eq(self, other) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        for (lane, (mine, its)) in self.contexts.iter().zip(&other.contexts).enumerate() {
+            // SAFETY: this lane's lock is held, and with it the contexts that every cipher has for this lane; they are not
+            // the same ones.
+            lanes::run_on(lane, || unsafe { ptr::swap(mine.get(), its.get()) })?;
+        }
+        Ok(())
+    }
+
     /// What this key makes of 32 zero bytes in a sector that no volume has: two keys with the same are the same key, and
     /// it tells no more of the key than any ciphertext does.
     ///

@@ -32,6 +32,22 @@ struct State {
     durable: HashMap<u64, Sector>,
     pending: Vec<(u64, Sector)>,
     failing: bool,
+    /// Calls that change or sync something and still succeed; none: all of them.
+    fuse: Option<u64>,
+}
+
+impl State {
+    fn burn(&mut self) -> io::Result<()> {
+        let blown = match &mut self.fuse {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        if blown || self.failing { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
 }
 
 /// A disk with a cache: what was written since the last sync outlives a power cut in part, as chance has it.
@@ -61,6 +77,11 @@ impl Disk {
         (first..first + BLOCK / SECTOR).map(|number| state.seen.get(&number).copied().unwrap_or([0; 512])).collect()
     }
 
+    /// Let everything fail after so many more calls, as if the machine had stopped there; none: nothing fails any more.
+    pub(crate) fn stop_after(&self, calls: Option<u64>) {
+        self.state.lock().fuse = calls;
+    }
+
     pub(crate) fn fail(&self, failing: bool) {
         self.state.lock().failing = failing;
     }
@@ -85,9 +106,7 @@ impl Backing for Attached {
     }
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
         let mut state = self.0.state.lock();
-        if state.failing {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
+        state.burn()?;
         let mut rest = buffer;
         while !rest.is_empty() {
             let at = offset + (buffer.len() - rest.len()) as u64;
@@ -107,9 +126,7 @@ impl Backing for Attached {
     }
     fn sync(&self) -> io::Result<()> {
         let mut state = self.0.state.lock();
-        if state.failing {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
+        state.burn()?;
         for (number, sector) in std::mem::take(&mut state.pending) {
             state.durable.insert(number, sector);
         }
@@ -122,7 +139,9 @@ impl Backing for Attached {
         self.punch(offset, length)
     }
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        Ok(Some(offset))
+        let written = self.0.state.lock();
+        let first = written.seen.keys().filter(|number| **number >= offset / SECTOR).min();
+        Ok(first.map(|number| (number * SECTOR).max(offset)))
     }
     fn next_hole(&self, _offset: u64) -> io::Result<u64> {
         Ok(self.0.size)

@@ -6,7 +6,7 @@
 pub(crate) mod bits;
 pub(crate) mod changes;
 #[cfg(test)]
-mod disk;
+pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod header;
 pub(crate) mod snapshot;
@@ -142,47 +142,6 @@ impl Device for Track {
 
     fn extents(&self, offset: u64, length: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
         self.below.extents(offset, length, each)
-    }
-}
-
-/// The layer as part of a stack, beside whom somebody else holds it too.
-pub(crate) struct Shared(pub(crate) Arc<Track>);
-
-impl Device for Shared {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_only(&self) -> bool {
-        self.0.read_only()
-    }
-
-    fn alignment(&self) -> u32 {
-        self.0.alignment()
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.0.read(buffer, offset)
-    }
-
-    fn write(&self, buffer: &mut [u8], offset: u64, flags: WriteFlags) -> Result<()> {
-        self.0.write(buffer, offset, flags)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.0.flush()
-    }
-
-    fn discard(&self, offset: u64, length: u64, flags: WriteFlags) -> Result<()> {
-        self.0.discard(offset, length, flags)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<()> {
-        self.0.write_zeroes(offset, length, flags)
-    }
-
-    fn extents(&self, offset: u64, length: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
-        self.0.extents(offset, length, each)
     }
 }
 
