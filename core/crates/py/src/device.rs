@@ -177,7 +177,7 @@ impl Device {
     }
 
     /// Begin a re-encryption, or go on with one.
-    #[pyo3(signature = (fd, key, *, journal_offset, journal_length, id))]
+    #[pyo3(signature = (fd, key, *, journal_offset, journal_length, journal_id))]
     fn begin_reencryption(
         &self,
         py: Python<'_>,
@@ -185,10 +185,10 @@ impl Device {
         key: Bound<'_, SecretMemory>,
         journal_offset: u64,
         journal_length: u64,
-        id: [u8; 16],
+        journal_id: [u8; 16],
     ) -> PyResult<()> {
         let journal = journal_offset..journal_offset.saturating_add(journal_length);
-        reencryption::begin(py, &self.volume, fd, key.get(), journal, id)
+        reencryption::begin(py, &self.volume, fd, key.get(), journal, journal_id)
     }
 
     /// Turn one zone, and give how far it is then.

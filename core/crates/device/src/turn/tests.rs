@@ -264,6 +264,44 @@ fn nobody_notices() {
     }
 }
 
+/// A durable write to a zone that was just turned is never undone by the record of that zone.
+#[test]
+fn what_comes_after_a_zone_stays() {
+    for seed in 0..12 {
+        let mut world = World::new(seed);
+        let volume = open(&world.disk, &key(0));
+        begin(&volume, &world.disk).unwrap();
+        assert_eq!(volume.reencrypt_next(), Ok(ZONE));
+        volume.write(&mut [99; SECTOR as usize], SECTOR, WriteFlags { fua: true }).unwrap();
+        world.sectors[1] = (99, false);
+        drop(volume);
+        world.disk.cut_power(&mut world.chance);
+        let volume = open(&world.disk, &key(0));
+        begin(&volume, &world.disk).unwrap();
+        world.check(&volume, true);
+    }
+}
+
+/// A zone is not begun while a request to it is under way, whose sectors have the key that it found.
+#[test]
+fn requests_under_way_are_waited_for() {
+    let world = World::new(1);
+    let volume = open(&world.disk, &key(0));
+    begin(&volume, &world.disk).unwrap();
+    let turning = volume.below.enter().unwrap().crypt.as_ref().unwrap().turning().unwrap();
+    thread::scope(|scope| {
+        let stay = turning.enter(ZONE - SECTOR, SECTOR).unwrap();
+        let next = scope.spawn(|| volume.reencrypt_next());
+        for _ in 0..20 {
+            thread::sleep(std::time::Duration::from_millis(1));
+            assert_eq!(turning.boundary(), 0);
+            assert!(!next.is_finished());
+        }
+        drop(stay);
+        assert_eq!(next.join().unwrap(), Ok(ZONE));
+    });
+}
+
 /// Where a zone cannot be finished its requests fail, all others go on, and the next opening finishes it.
 #[test]
 fn a_zone_that_cannot_be_finished_is_kept_shut() {
