@@ -211,18 +211,18 @@ class Device:
         cannot be written.
         """
     def begin_reencryption(
-        self, fd: int, key: SecretMemory, *, journal_offset: int, journal_length: int, id: bytes
+        self, fd: int, key: SecretMemory, *, journal_offset: int, journal_length: int, journal_id: bytes
     ) -> None:
         """Let each sector have one of two keys: below a boundary ``key``, from there on that of the device.
 
-        ``fd`` is the backing, of which a duplicate is taken. There, in bytes from its start, is the journal, which has a
-        progress of this ``id`` (16 bytes) already; a zone that it says was begun is finished first. Requests go on.
-        ValueError for what cannot be a key, a journal without room for a zone (76 KiB) or not at a multiple of 4096, and a
-        device that is not encrypted or opened read-only. OSError: EUCLEAN for a journal without such a progress, EBUSY
-        while there is another re-encryption or a snapshot, ENOKEY, ESHUTDOWN, EIO.
+        ``fd`` is the backing, of which a duplicate is taken. There, in bytes from its start, is the journal, which has
+        a progress of this id (16 bytes) already; a zone that it says was begun is finished first. Requests go on.
+        ValueError for what cannot be a key, a journal without room for a zone (76 KiB) or not at a multiple of 4096,
+        and a device that is not encrypted or opened read-only. OSError: EUCLEAN for a journal without such a progress,
+        EBUSY while there is another re-encryption or a snapshot, ENOKEY, ESHUTDOWN, EIO.
         """
     def reencrypt_next(self) -> int:
-        """Turn the next zone, 4 MiB at most, or pass the next hole, and give the boundary then. Durable when it returns.
+        """Turn the next zone, 4 MiB at most, or pass the next hole; the boundary then. Durable when it returns.
 
         Requests to that zone wait, all others go on. While the device is suspended this waits, too. At the end of the
         volume nothing happens. OSError: EINVAL without a re-encryption, ESHUTDOWN once closed, what the backing says;

@@ -9,12 +9,16 @@ General layout, each file on those before it:
     binary      one copy of it as bytes
     reading     which of the two copies counts
     lock        the lock that cryptsetup takes
+    direct      reads and writes of a file or block device
+    reencryption  a volume on its way from one data key to another
+    journal     how far that is
     update      headers on a file or block device
 
 docs/formats/luks2.md draws the format and says what stays as it is. A key is never here: the digest of one is
 computed by the core and passed in.
 """
 
+from ebscrypt.luks2 import journal, reencryption
 from ebscrypt.luks2.header import COPY_SIZE, COPY_SIZES, DATA_OFFSET, Header, create_header
 from ebscrypt.luks2.lock import header_lock
 from ebscrypt.luks2.metadata import (
@@ -27,6 +31,7 @@ from ebscrypt.luks2.metadata import (
     new_digest_salt,
 )
 from ebscrypt.luks2.reading import Reading, parse
+from ebscrypt.luks2.reencryption import Reencryption
 from ebscrypt.luks2.token import MAX_WRAPPED_KEY, TOKEN_TYPE, TOKEN_VERSION, KmsToken
 from ebscrypt.luks2.update import backing_size, format_header, is_luks, read_header, repair_header, write_header
 
@@ -45,15 +50,18 @@ __all__ = [
     "Header",
     "KmsToken",
     "Reading",
+    "Reencryption",
     "Segment",
     "backing_size",
     "create_header",
     "format_header",
     "header_lock",
     "is_luks",
+    "journal",
     "new_digest_salt",
     "parse",
     "read_header",
+    "reencryption",
     "repair_header",
     "write_header",
 ]

@@ -100,6 +100,23 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         changed.digest()
         return changed.with_token(msgspec.structs.replace(token, sealed=True))
 
+    def with_replaced_digest(self, digest: Digest) -> Header:
+        """The same header with another data key's digest: for the end of a re-encryption, and nothing else."""
+        name = fields.segment_digest_name(self.metadata)
+        changed = self._with("digests", name, self.metadata["digests"][name] | digest.to_json())
+        changed.digest()
+        return changed
+
+    def token_field(self, name: str) -> Any:
+        """A field of the KMS token that `KmsToken` does not have; None where it is missing."""
+        return self._token_item()[1].get(name)
+
+    def with_token_field(self, name: str, value: Any) -> Header:
+        """The same header with that field; without it where ``value`` is None."""
+        token, old = self._token_item()
+        rest = {key: other for key, other in old.items() if key != name}
+        return self._with("tokens", token, rest if value is None else rest | {name: value})
+
     def with_segment_size(self, size: int) -> Header:
         """The same header for a volume of ``size`` bytes. Raises `InvalidParameter` for a size no volume may have."""
         segment = self.segment()

@@ -16,6 +16,8 @@ from ebscrypt.errors import BackingError, HeaderDamaged, HeaderUnsupported
 from ebscrypt.model import DATA_KEY_SIZE, MAX_VOLUME_SIZE, SECTOR_SIZES, format_size
 
 CIPHER: Final = "aes-xts-plain64"
+REENCRYPTION_REQUIREMENT: Final = "ebscrypt-reencrypt"
+"""Of who opens a volume that is being re-encrypted (reencryption.py). cryptsetup refuses what it does not know."""
 ALIGNMENT: Final = 4096
 """Data must begin at a multiple of this, so that a sector of the volume never straddles two of the backing."""
 
@@ -137,6 +139,11 @@ class _ConfigFields(msgspec.Struct):
 def check_config(metadata: dict[str, Any], copy_size: int) -> int:
     """Where the header's areas end, in bytes: both copies and the keyslots. Refuses requirements we do not meet."""
     config = _convert(metadata.get("config"), _ConfigFields, "config")
+    if config.requirements.mandatory == [REENCRYPTION_REQUIREMENT]:
+        raise HeaderUnsupported(
+            "the volume is being re-encrypted: a part of it has another data key than the rest",
+            hint="`ebscrypt reencrypt VOL --wait` goes on with it",
+        )
     if requirements := config.requirements.mandatory:
         names = ", ".join(requirements)[:80]
         raise HeaderUnsupported(

@@ -10,7 +10,6 @@ aligned multiples of 4096 bytes from page-aligned memory. The keyslots between h
 
 from __future__ import annotations
 
-import mmap
 import os
 import secrets
 from typing import Final
@@ -18,45 +17,47 @@ from typing import Final
 import msgspec
 
 from ebscrypt.errors import HeaderDamaged, StateError
-from ebscrypt.luks2 import binary
+from ebscrypt.luks2 import binary, reencryption
+from ebscrypt.luks2.direct import reader, write
 from ebscrypt.luks2.header import Header
 from ebscrypt.luks2.lock import header_lock
-from ebscrypt.luks2.reading import Read, Reading, choose, holds_luks, parse
+from ebscrypt.luks2.reading import Reading, choose, holds_luks
 from ebscrypt.model import MIB
 
-_DIRECT_UNIT: Final = 512
-"""Of O_DIRECT. A shorter read is the end of a file, where asking for the rest would be refused as unaligned."""
 _READINGS: Final = 4
 """How often a header that looks bad is read before it is believed: another program may be in the middle of writing."""
 
 
 def is_luks(fd: int) -> bool:
     """Whether a LUKS header, sound or not, begins the backing."""
-    return holds_luks(_reader(fd))
+    return holds_luks(reader(fd))
 
 
-def read_header(fd: int, *, volume_id: str | None = None) -> Reading:
+def read_header(fd: int, *, volume_id: str | None = None, reencrypting: bool = False) -> Reading:
     """The header on ``fd``, of ``volume_id`` where given. Takes no lock and writes nothing.
 
-    Look at ``repair``: one copy may be bad, which `repair_header` mends. Raises `HeaderDamaged`, `HeaderUnsupported`,
-    `BackingError` for a backing that ends before the volume does, OSError.
+    With ``reencrypting`` that of a volume that is being re-encrypted is taken as well, of which only `reencryption` can
+    tell anything: who asks must have thought of it. Look at ``repair``: one copy may be bad, which `repair_header`
+    mends. Raises `HeaderDamaged`, `HeaderUnsupported`, `BackingError` for a backing that ends before the volume does,
+    OSError.
     """
     reading = _settled(fd)
-    reading.header.check(volume_id)
-    reading.header.segment().size_on(backing_size(fd))
+    served = _served(reading.header, reencrypting=reencrypting)
+    served.check(volume_id)
+    served.segment().size_on(backing_size(fd))
     return reading
 
 
-def write_header(fd: int, header: Header) -> Header:
+def write_header(fd: int, header: Header, *, reencrypting: bool = False) -> Header:
     """Replace the header that ``header`` was made from, and return it with its new sequence number, durable.
 
     Raises `StateError` when the header on the backing is not the one that was read: somebody changed it meanwhile.
     Also `HeaderError`, `BackingInUse` (see `header_lock`) and OSError; then the header on the backing is the old or
-    the new one, whole.
+    the new one, whole. ``reencrypting`` as for `read_header`.
     """
-    header.check()
+    _served(header, reencrypting=reencrypting).check()
     with header_lock(fd):
-        found = choose(_reader(fd))
+        found = choose(reader(fd))
         there = found.header
         if (there.uuid, there.seqid, there.copy_size) != (header.uuid, header.seqid, header.copy_size):
             raise StateError(
@@ -81,13 +82,14 @@ def format_header(fd: int, header: Header) -> Header:
         return _write_next(fd, header, first_goes_first=False)
 
 
-def repair_header(fd: int, *, volume_id: str | None = None) -> Reading:
+def repair_header(fd: int, *, volume_id: str | None = None, reencrypting: bool = False) -> Reading:
     """Write a bad or older copy again from the one that counts. The reading that comes back says what was mended.
 
     Raises as `read_header` and `write_header`; a header with no sound copy cannot be mended.
     """
     with header_lock(fd):
-        reading = parse(_reader(fd), volume_id=volume_id)
+        reading = choose(reader(fd))
+        _served(reading.header, reencrypting=reencrypting).check(volume_id)
         if reading.repair_offset is not None:
             _write_copy(fd, reading.header, reading.repair_offset)
         return reading
@@ -96,6 +98,11 @@ def repair_header(fd: int, *, volume_id: str | None = None) -> Reading:
 def backing_size(fd: int) -> int:
     """Bytes of a file or block device."""
     return os.lseek(fd, 0, os.SEEK_END)
+
+
+def _served(header: Header, *, reencrypting: bool) -> Header:
+    """The header by which it is judged whether we serve the volume."""
+    return reencryption.before(header) if reencrypting else header
 
 
 def _write_next(fd: int, header: Header, *, first_goes_first: bool) -> Header:
@@ -107,7 +114,7 @@ def _write_next(fd: int, header: Header, *, first_goes_first: bool) -> Header:
 
 
 def _write_copy(fd: int, header: Header, offset: int) -> None:
-    _pwrite(fd, binary.encode(header, offset=offset, salt=secrets.token_bytes(binary.SALT_SIZE)), offset)
+    write(fd, binary.encode(header, offset=offset, salt=secrets.token_bytes(binary.SALT_SIZE)), offset)
     os.fsync(fd)
 
 
@@ -127,39 +134,14 @@ def _settled(fd: int) -> Reading:
 
 def _look(fd: int) -> Reading | HeaderDamaged:
     try:
-        return choose(_reader(fd))
+        return choose(reader(fd))
     except HeaderDamaged as error:
         return error
 
 
-def _reader(fd: int) -> Read:
-    def read(offset: int, length: int) -> bytes:
-        padded = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
-        with mmap.mmap(-1, padded) as buffer:
-            done = 0
-            while done < length:
-                with memoryview(buffer) as whole, whole[done:] as rest:
-                    count = os.preadv(fd, [rest], offset + done)
-                done += count
-                if count == 0 or count % _DIRECT_UNIT:
-                    break
-            return buffer[: min(done, length)]
-
-    return read
-
-
-def _pwrite(fd: int, data: bytes, offset: int) -> None:
-    with mmap.mmap(-1, len(data)) as buffer:
-        buffer[:] = data
-        done = 0
-        while done < len(data):
-            with memoryview(buffer) as whole, whole[done:] as rest:
-                done += os.pwrite(fd, rest, offset + done)
-
-
 def _clear(fd: int, end: int) -> None:
-    read = _reader(fd)
+    read = reader(fd)
     for offset in range(0, end, MIB):
         found = read(offset, min(MIB, end - offset))
         if found.strip(b"\0"):
-            _pwrite(fd, bytes(len(found)), offset)
+            write(fd, bytes(len(found)), offset)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -112,6 +114,40 @@ def test_a_recovery_passphrase_survives_our_updates(volume_backing: Path, key_fi
     cryptsetup("open", "--test-passphrase", "--key-file", passphrase, volume_backing)
     cryptsetup("open", "--test-passphrase", volume_backing, stdin=b"a wrong one", status=WRONG)
     check_key(volume_backing, key_file, RIGHT)
+
+
+def test_cryptsetup_leaves_half_a_volume_alone(
+    volume_backing: Path, key_file: Path, passphrase: Path, tmp_path: Path
+) -> None:
+    """During a re-encryption it sees a requirement that it cannot meet; in the end it takes the new key alone.
+
+    That it does not activate the volume either takes a kernel with device-mapper to show.
+    """
+    sealed, new_key = seal(volume_backing, key_file.read_bytes()), tmp_path / "new.key"
+    new_key.write_bytes(secrets.token_bytes(64))
+    salt = luks2.new_digest_salt()
+    value = hashlib.pbkdf2_hmac("sha256", new_key.read_bytes(), salt, luks2.DIGEST_ITERATIONS, luks2.DIGEST_SIZE)
+    token = msgspec.structs.replace(sealed.token(), wrapped_key=b"another", data_encryption_key_id="another")
+    wanted = luks2.Reencryption(id=bytes(16), token=token, digest=luks2.Digest(salt=salt, digest=value))
+    with opened(volume_backing) as fd:
+        begun = luks2.write_header(fd, luks2.reencryption.begun(sealed, wanted), reencrypting=True)
+    before = area(volume_backing)
+
+    by_key = ("--volume-key-file", key_file, "--key-size", "512")
+    for refused in (
+        ("luksAddKey", *FAST_KDF, *by_key, volume_backing, passphrase),
+        ("token", "remove", "--token-id", "0", volume_backing),
+        ("config", "--label", "other", volume_backing),
+    ):
+        cryptsetup(*refused, status=1)
+    assert re.search(r"Requirements:\s+ebscrypt-reencrypt", cryptsetup("luksDump", volume_backing))
+    assert area(volume_backing) == before
+    with opened(volume_backing) as fd:
+        luks2.write_header(fd, luks2.reencryption.ended(begun))
+
+    check_key(volume_backing, new_key, RIGHT)
+    check_key(volume_backing, key_file, WRONG)
+    assert "ebscrypt-reencrypt" not in cryptsetup("luksDump", volume_backing)
 
 
 def test_a_header_backup_brings_a_ruined_volume_back(volume_backing: Path, key_file: Path, tmp_path: Path) -> None:
