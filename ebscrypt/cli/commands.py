@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "modify": "change what becomes of a volume whose KMS key cannot be used any more",
     "rewrap": "wrap a volume's data key by another KMS key; moves no data",
     "convert": "write one volume's data onto another: plain to encrypted, and back",
+    "reencrypt": "give a volume another data key, and turn all of its data",
     "recovery": "add and test a passphrase that opens a volume without KMS",
     "snapshot": "make, list, verify and delete snapshots of volumes",
     "stack": "volumes and keys as a CloudFormation template says",
@@ -34,8 +35,8 @@ COMMANDS: Final = {
     "kms": "the embedded KMS: keys and aliases; serve it to other programs",
     "completion": "print a completion script for a shell",
 }
-HIDDEN: Final = ("attachment",)
-"""For the systemd unit, not for people."""
+HIDDEN: Final = ("attachment", "reencrypting")
+"""For the systemd unit and for ourselves, not for people."""
 _DESCRIPTION: Final = "Amazon EBS encryption for any Linux machine: encrypted volumes whose keys are in AWS KMS."
 _EPILOG: Final = "`ebscrypt COMMAND --help` tells more. Settings: /etc/ebscrypt/config.toml and EBSCRYPT_* variables."
 

@@ -14,12 +14,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from ebscrypt.control.describe import describe_volumes  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.reencrypting import noted  # noqa: PLC0415 - the same
 
     with arguments.opened(parsed) as site:
         described = describe_volumes(site)
-    if parsed.output == "json":
-        output.print_json({"Volumes": [output.volume_record(volume, attached) for volume, attached in described]})
-        return 0
+        if parsed.output == "json":
+            records = [output.volume_record(*each, noted(site, each.volume)) for each in described]
+            output.print_json({"Volumes": records})
+            return 0
     rows = [
         (
             volume.volume_id,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ebscrypt.cli import key_watch
+from ebscrypt.control.reencrypting import Reencrypting
 from ebscrypt.control.runtime import Attached
 from ebscrypt.model import GIB, Attachment, AttachmentState, Volume, format_size
 
@@ -37,7 +38,9 @@ def timestamp(time: datetime) -> str:
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
-def volume_record(volume: Volume, attached: Attached | None = None) -> dict[str, Any]:
+def volume_record(
+    volume: Volume, attached: Attached | None = None, reencrypting: Reencrypting | None = None
+) -> dict[str, Any]:
     """A volume as DescribeVolumes would tell it, and what is ours."""
     return {
         "VolumeId": volume.volume_id,
@@ -54,10 +57,22 @@ def volume_record(volume: Volume, attached: Attached | None = None) -> dict[str,
         "CreateTime": timestamp(volume.create_time),
         "Tags": [{"Key": key, "Value": value} for key, value in sorted(volume.tags.items())],
         "Attachments": [] if attached is None else [attachment_record(volume.volume_id, attached)],
+        "Reencryption": None if reencrypting is None else reencryption_record(reencrypting),
         "SectorSize": volume.sector_size if volume.encrypted else None,
         "Backing": volume.backing,
         "BackingKind": volume.backing_kind.value,
         "BackingOwned": volume.backing_owned,
+    }
+
+
+def reencryption_record(found: Reencrypting) -> dict[str, Any]:
+    """How far a re-encryption is."""
+    return {
+        "VolumeId": found.volume_id,
+        "TargetKmsKeyId": found.target_kms_key_id,
+        "BytesDone": found.bytes_done,
+        "BytesTotal": found.bytes_total,
+        "Failure": found.failure,
     }
 
 
@@ -103,7 +118,9 @@ def print_fields(fields: Mapping[str, str | None]) -> None:
             print(f"{name.ljust(width)}  {value}")
 
 
-def volume_fields(volume: Volume, attached: Attached | None) -> dict[str, str | None]:
+def volume_fields(
+    volume: Volume, attached: Attached | None, reencrypting: Reencrypting | None = None
+) -> dict[str, str | None]:
     """What `show` prints."""
     attachment = None if attached is None else attached.attachment
     fields = {
@@ -114,6 +131,7 @@ def volume_fields(volume: Volume, attached: Attached | None) -> dict[str, str | 
         "size": f"{format_size(volume.size)} ({volume.size} bytes)",
         "encrypted": f"yes, sectors of {volume.sector_size} bytes" if volume.encrypted else "no",
         "KMS key": volume.kms_key_arn,
+        "re-encryption": None if reencrypting is None else _reencryption_text(reencrypting),
         "backing": f"{volume.backing} ({volume.backing_kind})",
         "type": volume.volume_type,
         "made of": volume.snapshot_id,
@@ -129,6 +147,12 @@ def volume_fields(volume: Volume, attached: Attached | None) -> dict[str, str | 
             "notes": "; ".join(attachment.notes) or None,
         }
     return fields | key_watch.fields(volume, attached)
+
+
+def _reencryption_text(found: Reencrypting) -> str:
+    share = found.bytes_done * 100 // found.bytes_total
+    stopped = f"; stopped: {found.failure}" if found.failure else ""
+    return f"{share} % has a new data key, wrapped by {found.target_kms_key_id}{stopped}"
 
 
 def state_text(volume: Volume, attached: Attached | None) -> str:

@@ -14,11 +14,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from ebscrypt.control.describe import describe_volume  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.reencrypting import noted  # noqa: PLC0415 - the same
 
     with arguments.opened(parsed) as site:
         volume, attached = describe_volume(site, parsed.volume_id)
+        reencrypting = noted(site, volume)
     if parsed.output == "json":
-        output.print_json(output.volume_record(volume, attached))
+        output.print_json(output.volume_record(volume, attached, reencrypting))
     else:
-        output.print_fields(output.volume_fields(volume, attached))
+        output.print_fields(output.volume_fields(volume, attached, reencrypting))
     return 0

@@ -2,6 +2,7 @@
 
     site         what a command works on: settings, catalog, KMS          recover    what a crash interrupted
     create, delete, describe, resize, tags, check, rebuild                the life of a volume
+    rewrap, reencrypt, reencrypting                                       its keys; reencrypting is what goes on
     attach, detach, unit                                                  its attachments; unit is for systemd
     doctor, doctor_key, audit                                             this machine, a KMS key, what was asked of KMS
 
@@ -13,5 +14,5 @@ below them:
     holders      who uses a device or file                                systemd    the daemon's unit where it is
     leftovers    what a dead daemon left in the kernel                    links      /dev/disk/by-id without udev
     locks        one command at a time on a volume                        operation  on a volume that is there
-    faultpoints  where the crash tests strike
+    faultpoints  where the crash tests strike                             background  a command that goes on by itself
 """

@@ -7,7 +7,7 @@ to the data key; then the file is removed. On a block device or a file that the 
 from __future__ import annotations
 
 from ebscrypt.catalog.events import VolumeEvent
-from ebscrypt.control import backing, faultpoints, locks, remains, runtime
+from ebscrypt.control import backing, faultpoints, locks, reencrypting, remains, runtime
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.unfinished import refuse_while_read
@@ -52,4 +52,5 @@ def finish_deletion(site: Site, volume: Volume) -> None:
     site.catalog.remove(volume.volume_id, site.event(VolumeEvent.DELETE, "deleted", volume.volume_id))
     faultpoints.reach("delete.forgotten")
     runtime.remove(site.settings, volume.volume_id)
+    reencrypting.forget_note(site.settings, volume.volume_id)
     locks.forget(site.settings, volume.volume_id)

@@ -60,6 +60,17 @@ def opened(volume: Volume | AttachmentSpec, flags: int) -> Iterator[tuple[int, l
             os.close(descriptor)
 
 
+@contextmanager
+def opened_anyhow(volume: Volume) -> Iterator[tuple[int, luks2.Reading]]:
+    """The same for reading, also of a volume that is being re-encrypted (`luks2.reencryption`)."""
+    with backing.translated(volume.backing, "read"):
+        descriptor = os.open(volume.backing, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield descriptor, luks2.read_header(descriptor, volume_id=volume.volume_id, reencrypting=True)
+        finally:
+            os.close(descriptor)
+
+
 def check_token(volume: Volume, token: luks2.KmsToken) -> None:
     """Raise `KeyMismatch` unless header and catalog agree: who can write to the backing must not choose the KMS key."""
     token.check_binding(volume.volume_id, volume.kms_key_arn)

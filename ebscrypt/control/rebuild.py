@@ -106,7 +106,8 @@ def _read(site: Site, path: Path) -> Volume:
     with backing.translated(str(path), "read"):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            header = luks2.read_header(descriptor).header
+            # Of a volume that is being re-encrypted the old data key's side: `reencrypt` goes on from there.
+            header = luks2.reencryption.before(luks2.read_header(descriptor, reencrypting=True).header)
             changed = os.fstat(descriptor).st_mtime
         finally:
             os.close(descriptor)

@@ -4,6 +4,7 @@
     deleting   finished
     resizing   finished, or taken back where there is no room
     rewrapping the catalog has the KMS key that the header names
+    re-encrypting  a process is started that goes on
     modifying  an attached volume has the catalog's mode, and the watch over its key that this asks for
     in-use     available again if nothing of the attachment is left: after a reboot, or a start that was killed; its
                grant is retired
@@ -36,7 +37,7 @@ def recover(site: Site) -> None:
     for volume_id in site.catalog.resizes():
         _under_lock(site, volume_id, _settle_resize)
     for volume_id in site.catalog.keys.rewraps():
-        _under_lock(site, volume_id, rewrap.settled)
+        _under_lock(site, volume_id, _settle_key)
     settle_snapshots(site)
 
 
@@ -70,6 +71,14 @@ def _is_stale(site: Site, volume_id: str) -> bool:
     if runtime.attachment_state(site.settings, volume_id) is not None:
         return False
     return not (systemd.is_used(site.settings) and systemd.is_active(volume_id))
+
+
+def _settle_key(site: Site, volume: Volume) -> None:
+    """Of a rewrap and a re-encryption the catalog knows the same; the header tells them apart."""
+    from ebscrypt.control import reencrypting  # noqa: PLC0415 - rarely needed
+
+    if not reencrypting.take_up(site, volume):
+        rewrap.settled(site, volume)
 
 
 def _settle_resize(site: Site, volume: Volume) -> None:

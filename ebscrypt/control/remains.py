@@ -75,7 +75,7 @@ def carries(descriptor: int, volume_id: str) -> bool:
         if start.startswith(_MAGICS) and label == volume_id.encode():
             return True
     try:
-        return luks2.read_header(descriptor).header.token().volume_id == volume_id
+        return luks2.read_header(descriptor, reencrypting=True).header.token().volume_id == volume_id
     except (HeaderError, BackingError):
         return False
 

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from ebscrypt import luks2
-from ebscrypt.control import backing, faultpoints, runtime, sidecar
+from ebscrypt.control import backing, faultpoints, headers, runtime, sidecar
 from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.create import data_offset
 from ebscrypt.control.operation import on_volume
@@ -53,6 +53,8 @@ def resize_volume(site: Site, volume_id: str, size: int) -> Volume:
         if size == volume.size:
             return volume
         refuse_while_read(site, volume, "resized")
+        if volume.encrypted:
+            headers.read(volume)  # of one that is being re-encrypted it is not to be changed, and the backing neither
         site.catalog.begin_resize(volume_id, volume.state, size)
         faultpoints.reach("resize.noted")
         try:

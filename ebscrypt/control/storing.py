@@ -11,8 +11,6 @@ process as well: no other command shall wait for a store that does not answer.
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -20,7 +18,7 @@ from typing import Final
 import msgspec
 
 from ebscrypt.catalog.events import SnapshotEvent
-from ebscrypt.control import faultpoints, locks, process, systemd, upload
+from ebscrypt.control import background, faultpoints, locks, upload
 from ebscrypt.control.block_source import Job
 from ebscrypt.control.block_storing import BlockStoring, Published
 from ebscrypt.control.causes import event_cause, failure_text
@@ -46,24 +44,12 @@ def start_storing(site: Site, snapshot_id: str) -> None:
 
     Raises `StateError` when no process can be started: the next command tries again.
     """
-    command = [sys.executable, "-m", "ebscrypt.cli.main", *COMMAND.split(), snapshot_id]
-    if systemd.is_used(site.settings) and systemd.start_transient(f"Blocks of {snapshot_id}", *command):
-        return
-    try:
-        subprocess.run(
-            ["setsid", "--fork", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=process.environment(site.settings),
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise StateError(
-            f"nothing can be started that stores the blocks of {snapshot_id}: {error}",
-            hint="the next command tries again",
-        ) from error
+    background.start(
+        site,
+        [*COMMAND.split(), snapshot_id],
+        description=f"Blocks of {snapshot_id}",
+        purpose=f"stores the blocks of {snapshot_id}",
+    )
 
 
 def is_stored_now(site: Site, snapshot_id: str) -> bool:

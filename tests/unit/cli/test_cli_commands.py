@@ -44,6 +44,7 @@ def test_create_as_json_is_a_volume_of_ec2(run: Run) -> None:
         "SnapshotId": None,
         "Tags": [{"Key": "Name", "Value": "x"}, {"Key": "b", "Value": ""}],
         "Attachments": [],
+        "Reencryption": None,
         "SectorSize": 4096,
         "OnKeyUnusable": "ignore",
         "BackingKind": "file",
@@ -178,7 +179,7 @@ def test_everything_made_is_private(run: Run, tmp_path: Path) -> None:
     assert {mode for path, mode in modes.items() if mode & 0o077} == set()
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "attachment"])
+@pytest.mark.parametrize("command", [*COMMANDS, "attachment", "reencrypting"])
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     """`--help` works for each, on stdout, and tells what the table of commands promises."""
     ran = run(command, "--help")
