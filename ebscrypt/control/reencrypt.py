@@ -50,6 +50,8 @@ def reencrypt_volume(
     found = reencrypting.describe(site, volume)
     if found is not None and reencrypting.is_at_work(site, volume_id):
         _check_target(site, found, kms_key_id)
+        if throttle is not None:
+            site.notes.append(f"volume {volume_id} is being re-encrypted at the rate that was asked for before")
         return found
     with on_volume(site, volume_id, "reencrypt"):
         volume = site.catalog.volume(volume_id)
@@ -66,6 +68,18 @@ def reencrypt_volume(
 
 
 def _check_target(site: Site, found: Reencrypting, kms_key_id: str | None) -> None:
+    """The KMS key that the header is on the way to is the one that we know of, or that the user names.
+
+    Who can write to the backing must not choose it. A catalog that was rebuilt knows of none.
+    """
+    volume_id, target = found.volume_id, found.target_kms_key_id
+    known = site.catalog.keys.rewraps().get(volume_id) or site.catalog.volume(volume_id).kms_key_arn
+    if kms_key_id is None and target != known:
+        raise KeyMismatch(
+            f"the header of volume {volume_id} is on its way to the KMS key {target}, of which the catalog knows "
+            "nothing: it is corrupted or tampered with, or the catalog was made anew meanwhile",
+            hint=f"if you had asked for that key: `ebscrypt reencrypt {volume_id} --kms-key-id {target}`",
+        )
     if kms_key_id is not None and (wanted := site.kms.resolve_key(kms_key_id).arn) != found.target_kms_key_id:
         raise StateError(
             f"volume {found.volume_id} is being re-encrypted under {found.target_kms_key_id}, not under {wanted}",

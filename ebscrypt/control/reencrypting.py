@@ -8,6 +8,7 @@ fails of is noted, so that not every command tries again; `ebscrypt reencrypt VO
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -18,10 +19,10 @@ import msgspec
 
 from ebscrypt import durable, luks2
 from ebscrypt.config import Settings
-from ebscrypt.control import background, data_key, faultpoints, headers, locks
+from ebscrypt.control import background, backing, data_key, faultpoints, headers, locks
 from ebscrypt.control.causes import failure_text
 from ebscrypt.control.site import Site
-from ebscrypt.errors import EbscryptError, KeyMismatch, StateError
+from ebscrypt.errors import EbscryptError, HeaderDamaged, KeyMismatch, NotPermitted, StateError
 from ebscrypt.luks2 import journal, reencryption
 from ebscrypt.model import MIB, Volume, VolumeState
 
@@ -134,7 +135,8 @@ def settle_reencryption(site: Site, volume_id: str) -> None:
 
 def _finish(site: Site, volume: Volume) -> None:
     volume_id = volume.volume_id
-    with headers.writable(volume) as descriptor:
+    claimed = backing.claimed(volume.backing, volume.backing_kind)
+    with claimed as descriptor, backing.translated(volume.backing, "re-encrypt"):
         luks2.repair_header(descriptor, volume_id=volume_id, reencrypting=True)
         header = luks2.read_header(descriptor, volume_id=volume_id, reencrypting=True).header
         wanted = reencryption.find(header)
@@ -178,30 +180,49 @@ def _opened(site: Site, volume: Volume, descriptor: int, header: luks2.Header, w
     old = reencryption.before(header)
     segment = old.segment()
     offset, length = reencryption.journal_area(header)
-    with data_key.unwrapped(site, old.token()) as old_key, data_key.unwrapped(site, wanted.token) as new_key:
+    with (
+        data_key.unwrapped(site, old.token()) as old_key,
+        data_key.unwrapped(site, wanted.token) as new_key,
+        ExitStack() as undo,
+    ):
         if not (data_key.matches(old_key, old.digest()) and data_key.matches(new_key, wanted.digest)):
             raise KeyMismatch(
                 f"KMS unwrapped a data key that is not that of {volume.volume_id}: its header is corrupted or tampered "
                 "with",
                 hint="bring the header back from a backup that was made during this re-encryption",
             )
-        device = Device(
-            descriptor,
-            size=segment.size_on(luks2.backing_size(descriptor)),
-            data_offset=segment.data_offset,
-            sector_size=segment.sector_size,
-            key=old_key,
-        )
         try:
+            device = Device(
+                descriptor,
+                size=segment.size_on(luks2.backing_size(descriptor)),
+                data_offset=segment.data_offset,
+                sector_size=segment.sector_size,
+                key=old_key,
+            )
+            undo.callback(device.close)
             device.begin_reencryption(
                 descriptor, new_key, journal_offset=offset, journal_length=length, journal_id=wanted.id
             )
-        except BaseException as error:
-            device.close()
-            if isinstance(error, ValueError):
-                raise KeyMismatch(f"the data keys of volume {volume.volume_id} cannot be ones: {error}") from error
-            raise
+        except ValueError as error:
+            raise KeyMismatch(f"the data keys of volume {volume.volume_id} cannot be ones: {error}") from error
+        except OSError as error:
+            raise _told(volume, error) from error
+        undo.pop_all()
     return device
+
+
+def _told(volume: Volume, error: OSError) -> Exception:
+    """What it means that the volume cannot be opened with both keys; the error itself where it is the backing's."""
+    if error.errno == errno.EUCLEAN:
+        return HeaderDamaged(
+            f"the journal of the re-encryption of volume {volume.volume_id} is not there: corrupted or tampered with",
+            hint="nobody knows which part has which data key: bring the whole backing back from a copy",
+        )
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        return NotPermitted(
+            f"no memory can be locked for the cipher: {error.strerror}", hint="raise RLIMIT_MEMLOCK (`ulimit -l`)"
+        )
+    return error
 
 
 def wait_for(

@@ -23,6 +23,7 @@ from ebscrypt.control.site import Site
 from ebscrypt.control.snapshots import create_snapshot
 from ebscrypt.errors import (
     HeaderUnsupported,
+    KeyMismatch,
     KmsKeyDisabled,
     KmsUnreachable,
     StateError,
@@ -155,6 +156,22 @@ def test_a_failure_is_told_and_not_tried_by_every_command(
     assert contents.read(site, site.catalog.volume(volume.volume_id))[:4096] == b"x" * 4096
 
 
+def test_a_target_that_nobody_asked_for(site: Site, volume: Volume, new_key: str, started: list[str]) -> None:
+    """A header that came to be on its way is not believed: the user has to name that KMS key himself."""
+    reencrypt_volume(site, volume.volume_id, new_key)
+    site.catalog.keys.end_rewrap(volume.volume_id, str(volume.kms_key_arn))
+    started.clear()
+
+    with pytest.raises(KeyMismatch, match="of which the catalog knows nothing"):
+        reencrypt_volume(site, volume.volume_id)
+    recover(site)
+    assert started == []
+
+    reencrypt_volume(site, volume.volume_id, new_key)
+    settle_reencryption(site, volume.volume_id)
+    assert site.catalog.volume(volume.volume_id).kms_key_arn == new_key
+
+
 @pytest.mark.parametrize("side", ["old", "new"])
 def test_a_key_that_the_catalog_does_not_know(site: Site, volume: Volume, new_key: str, side: str) -> None:
     """Who can write to the backing must choose neither of the two KMS keys."""
@@ -190,6 +207,8 @@ def test_a_journal_that_is_gone(site: Site, volume: Volume) -> None:
     found = reencrypting.describe(site, volume)
     assert found is not None
     assert found.failure is not None
+    assert "journal" in found.failure
+    assert "corrupted or tampered with" in found.failure
     assert Path(volume.backing).read_bytes() == before
 
 
