@@ -1,9 +1,9 @@
 """`KeyCache`: the data keys of snapshots that clients read and write just now, unwrapped once and not for each block.
 
-An unwrapping takes half a second and a KMS request; a block takes a millisecond. So the round keys stay in the core's
-secret memory for a while: until nobody has asked for ``idle`` seconds, and for ``longest`` seconds at most, so that a
-KMS key that was disabled or a grant that was revoked takes effect on clients that never pause. Of more than ``most``,
-the one that was not used for the longest time goes. No plaintext key is ever a Python object.
+An unwrapping takes about half a second and a KMS request; a block takes some milliseconds. So the round keys stay in
+the core's secret memory for a while: until nobody has asked for ``idle`` seconds, and for ``longest`` seconds at most,
+so that a KMS key that was disabled or a grant that was revoked takes effect on clients that never pause. Of more than
+``most``, the one that was not used for the longest time goes. No plaintext key is ever a Python object.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ def complete_snapshot(
     snapshot = existing(site, snapshot_id)
     if snapshot.state is SnapshotState.COMPLETED and snapshot.volume_id == upload.NO_VOLUME:
         return snapshot
-    if upload.upload_job(site, snapshot_id) is None:
-        raise not_pending(snapshot_id)
     log = upload.log_of(site.settings, snapshot_id)
+    if upload.upload_job(site, snapshot_id) is None or not log.exists():
+        raise not_pending(snapshot_id)
     try:
         with locks.held(site.settings, snapshot_id, COMMAND, timeout=_PATIENCE):
             snapshot = existing(site, snapshot_id)

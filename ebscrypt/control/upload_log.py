@@ -60,6 +60,10 @@ class UploadLog:
         durable.make_directory(self._path.parent)
         durable.create_file(self._path, _HEAD.pack(_MAGIC, VERSION, self._id))
 
+    def exists(self) -> bool:
+        """Whether it was begun."""
+        return self._path.exists()
+
     def modified(self) -> float:
         """When a record was appended last, in seconds since 1970."""
         return self._path.stat().st_mtime

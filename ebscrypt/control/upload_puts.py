@@ -147,7 +147,8 @@ def check_open(site: Site, snapshot_id: str) -> None:
     snapshot = site.catalog.snapshots.get(snapshot_id)
     if snapshot.deleting:
         raise SnapshotNotFound(f"the snapshot {snapshot_id!r} is being deleted")
-    if snapshot.state is not SnapshotState.PENDING or not upload.is_open(site, snapshot):
+    is_pending = snapshot.state is SnapshotState.PENDING and upload.is_open(site, snapshot)
+    if not is_pending or not upload.log_of(site.settings, snapshot_id).exists():
         raise not_pending(snapshot_id)
 
 

@@ -318,3 +318,29 @@ def test_an_upload_of_nothing_is_an_empty_snapshot(site: Site, access: DirectAcc
     """No block at all is a snapshot of zeros."""
     done = uploads.uploaded(site, access, {})
     assert uploads.downloaded(site, access, done.snapshot_id) == {}
+
+
+class PowerCut(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("point", ["upload.put", "upload.secured", "upload.logged"])
+def test_a_put_that_was_killed_can_be_repeated(site: Site, access: DirectAccess, at: At, point: str) -> None:
+    """Whichever step it reached: another server takes the same block, or another one in its place."""
+    snapshot = uploads.start(site, encrypted=True)
+    uploads.put(site, access, snapshot.snapshot_id, 0, data(1))
+
+    def cut() -> None:
+        raise PowerCut
+
+    at(point, cut)
+    with pytest.raises(PowerCut):
+        uploads.put(site, access, snapshot.snapshot_id, 1, data(2))
+    with DirectAccess(site.settings) as other:
+        uploads.put(site, other, snapshot.snapshot_id, 1, data(3))
+    done = uploads.complete(site, snapshot.snapshot_id, {0: data(1), 1: data(3)})
+    assert uploads.deciphered(site, done) == {0: data(1), 1: data(3)}
+    delete_snapshot(site, done.snapshot_id)
+    age(site)
+    sweep_store(site, "local")
+    assert contents.blocks_in(site) == 0

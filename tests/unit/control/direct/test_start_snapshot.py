@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,23 @@ def test_a_completion_that_was_killed_is_finished(
     assert done.state is SnapshotState.COMPLETED
     assert uploads.deciphered(site, done) == {0: data(1)}
     assert contents.pins_in(site) == []
+
+
+def test_a_start_that_nobody_repeats_takes_no_blocks_and_ends_in_time(
+    site: Site, access: DirectAccess, cut_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between row and folder: its client never heard of it."""
+    cut_at("start.entered")
+    with pytest.raises(PowerCut):
+        uploads.start(site, timeout=10)
+    [snapshot] = site.catalog.snapshots.list()
+    with pytest.raises(InvalidBlockRequest):
+        uploads.put(site, access, snapshot.snapshot_id, 0, data(1))
+    with pytest.raises(InvalidBlockRequest):
+        complete_snapshot(site, snapshot.snapshot_id, changed_blocks_count=0)
+    recover(site)
+    assert site.catalog.snapshots.get(snapshot.snapshot_id).state is SnapshotState.PENDING
+    later = time.time() + 11 * 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    recover(site)
+    assert site.catalog.snapshots.get(snapshot.snapshot_id).state is SnapshotState.ERROR
