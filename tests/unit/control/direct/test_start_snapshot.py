@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ebscrypt.control import faultpoints, storing, upload
+from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.defaults import enable_ebs_encryption_by_default, modify_ebs_default_kms_key_id
 from ebscrypt.control.direct import DirectAccess
 from ebscrypt.control.put_snapshot_block import complete_snapshot
@@ -27,6 +28,7 @@ from ebscrypt.errors import (
     StoreUnreachable,
 )
 from ebscrypt.model import GIB, Snapshot, SnapshotState
+from ebscrypt.stores.names import BLOCK_SIZE
 from ebscrypt.stores.store import Store
 from tests.unit.control.direct import uploads
 from tests.unit.control.direct.uploads import ZEROS, data
@@ -219,12 +221,15 @@ def test_a_child_of_a_volumes_snapshot_goes_on_behind_its_short_end(site: Site, 
     parent = contents.snapshot_of(site, volume)
     child = uploads.uploaded(site, access, {2047: data(1)}, parent_snapshot_id=parent.snapshot_id)
     assert child.sector_size == parent.sector_size
-    expected = bytearray(contents.expected().ljust(GIB, b"\0"))
-    expected[-len(data(1)) :] = data(1)
-    found = bytearray(GIB)
-    for index, content in uploads.downloaded(site, access, child.snapshot_id).items():
-        found[index * len(content) : (index + 1) * len(content)] = content
-    assert found == expected
+    found = uploads.downloaded(site, access, child.snapshot_id)
+    assert found.pop(2047) == data(1)
+    whole = contents.expected().ljust(9 * BLOCK_SIZE, b"\0")
+    blocks = {index: whole[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE] for index in range(9)}
+    assert found == {index: content for index, content in blocks.items() if any(content)}
+    assert {len(stored) for stored in uploads.stored_blocks(site, child).values()} == {BLOCK_SIZE}
+    volume = create_volume(site, VolumeRequest(snapshot_id=child.snapshot_id))
+    with contents.opened(site, volume) as device:
+        assert device.pread(len(whole), 0) == whole
 
 
 @pytest.mark.parametrize(
