@@ -34,9 +34,13 @@ ALL = (
     Load("4 KiB random write QD32", "randwrite", 4096, 32),
     Load("4 KiB random 70/30 QD32", "randrw", 4096, 32),
     Load("4 KiB random read QD1", "randread", 4096, 1),
+    Load("4 KiB random write QD1", "randwrite", 4096, 1),
+    Load("1 MiB read QD4, 2 connections", "read", 1 << 20, 4, jobs=2),
     Load("4 KiB random read QD32, 2 connections", "randread", 4096, 32, jobs=2),
     Load("512 B random write QD32", "randwrite", 512, 32),
 )
+ON_FILES = ALL[:7]
+"""A file has no connections, and O_DIRECT on it no requests below its block size."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,11 @@ def fill(served: Served, size: int) -> None:
 
 def measure(served: Served, load: Load, size: int, seconds: float) -> Result:
     """Run ``load`` for ``seconds``."""
-    before = cpu_seconds(served.pid)
+    before = cpu_seconds(served)
     span = size // load.jobs // (1 << 20) * (1 << 20)
     timed = ["--time_based", f"--runtime={round(seconds * 1000)}ms", f"--size={span}", f"--offset_increment={span}"]
     report = _fio(served, load, [*timed, f"--numjobs={load.jobs}", "--group_reporting"])
-    spent = cpu_seconds(served.pid) - before
+    spent = cpu_seconds(served) - before
     sides = [report["jobs"][0][side] for side in ("read", "write")]
     moved = sum(side["io_bytes"] for side in sides)
     busiest = max(sides, key=lambda side: int(side["total_ios"]))
@@ -69,25 +73,32 @@ def measure(served: Served, load: Load, size: int, seconds: float) -> Result:
     return Result(rate, percentile["50.000000"] / 1e3, percentile["99.000000"] / 1e3, spent / (moved / (1 << 30)))
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process with all its threads so far (fields 14 and 15 of /proc/PID/stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def cpu_seconds(served: Served) -> float:
+    """User and system time of a server's processes so far (fields 14 and 15 of /proc/PID/stat)."""
+    ticks = 0
+    for pid in served.pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS
 
 
-def resident_kib(pid: int) -> int:
-    """What a process keeps in memory, in KiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+def memory_kib(served: Served, which: str) -> int:
+    """What a server's processes keep in memory now (``VmRSS``), or have kept at most (``VmHWM``), in KiB."""
+    statuses = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in served.pids]
+    return sum(int(line.split()[1]) for status in statuses for line in status if line.startswith(f"{which}:"))
 
 
 def _fio(served: Served, load: Load, options: list[str]) -> dict:  # type: ignore[type-arg]
-    command = ["fio", "--name=load", "--ioengine=nbd", f"--uri={served.uri}", "--output-format=json", "--thread"]
+    command = ["fio", "--name=load", "--output-format=json", "--thread"]
+    if served.target.startswith("nbd+unix:"):
+        command += ["--ioengine=nbd", f"--uri={served.target}"]
+    else:
+        command += ["--ioengine=libaio", "--direct=1", f"--filename={served.target}", "--allow_file_create=0"]
     command += [f"--rw={load.mode}", f"--bs={load.block}", f"--iodepth={load.depth}", "--rwmixread=70", "--norandommap"]
     if "--do_verify=1" in options:
         command.remove("--norandommap")
     ran = subprocess.run([*command, *options], check=True, text=True, stdout=subprocess.PIPE)
     report: dict = json.loads(ran.stdout[ran.stdout.index("{") :])  # type: ignore[type-arg]
     if any(job["error"] for job in report["jobs"]):
-        raise SystemExit(f"bench: fio reports an error for {load.name} on {served.uri}")
+        raise SystemExit(f"bench: fio reports an error for {load.name} on {served.target}")
     return report

@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 PASSPHRASE = "bench"
 START_TIMEOUT = 20.0
@@ -17,10 +18,10 @@ START_TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: how fio reaches it, and the process to watch."""
+    """A running server: how fio reaches it (an NBD URI, or the path of a file or device), and its processes."""
 
-    uri: str
-    pid: int
+    target: str
+    pids: tuple[int, ...]
 
 
 class Server(ABC):
@@ -28,6 +29,8 @@ class Server(ABC):
 
     name: ClassVar[str]
     encrypted: ClassVar[bool]
+    direct: ClassVar[bool] = False
+    """Whether the backing is opened with O_DIRECT where `main` asks for that."""
 
     def __init__(self, directory: Path, size: int) -> None:
         self.directory = directory / self.name.replace(" ", "-")
@@ -45,30 +48,51 @@ class Server(ABC):
 class Ebscrypt(Server):
     """A volume made and attached at the command line, as users do."""
 
-    name, encrypted = "ebscrypt", True
+    name, encrypted, direct = "ebscrypt", True, True
     options: ClassVar[tuple[str, ...]] = ()
+    export: ClassVar[str] = "socket"
 
     def prepare(self) -> None:
         self.volume = self._run("create", "--size", f"{self.size}B", *self.options).strip()
 
     @contextmanager
     def serving(self) -> Iterator[Served]:
-        uri = self._run("attach", "--export", "socket", self.volume).strip()
+        device = self._run("attach", "--export", self.export, self.volume).strip()
         try:
             record = json.loads((self.directory / "run" / self.volume / "attachment.json").read_text())
-            yield Served(uri, record["pid"])
+            yield Served(self._target(device, record), (record["pid"],))
         finally:
             self._run("detach", self.volume)
 
+    def _target(self, device: str, _record: dict[str, Any]) -> str:
+        return device
+
     def _run(self, *arguments: str) -> str:
-        environ = os.environ | {
-            "EBSCRYPT_STATE_DIR": str(self.directory / "state"),
-            "EBSCRYPT_RUNTIME_DIR": str(self.directory / "run"),
-            "EBSCRYPT_KMS": "embedded",
-        }
-        return subprocess.run(
-            ["ebscrypt", *arguments], env=environ, check=True, text=True, stdout=subprocess.PIPE
-        ).stdout
+        return run(self.directory, *arguments)
+
+
+class EbscryptDirect(Ebscrypt):
+    """The volume's file opened with O_DIRECT: past the page cache, to the disk."""
+
+    name = "ebscrypt O_DIRECT"
+
+    def _run(self, *arguments: str) -> str:
+        return run(self.directory, *arguments, cache="none")
+
+
+class EbscryptLoop(Ebscrypt):
+    """The same volume as a loop device over a FUSE file."""
+
+    name, export = "ebscrypt loop", "fuse"
+
+
+class EbscryptFuse(EbscryptLoop):
+    """The plaintext file itself, below the loop device."""
+
+    name = "ebscrypt FUSE"
+
+    def _target(self, _device: str, record: dict[str, Any]) -> str:
+        return str(Path(record["mountpoint"]) / self.volume)
 
 
 class EbscryptPlain(Ebscrypt):
@@ -102,7 +126,7 @@ class Spawned(Server):
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise SystemExit(f"bench: {self.name} did not start: {' '.join(self.command(socket))}")
                     time.sleep(0.01)
-                yield Served(f"nbd+unix:///?socket={socket}", process.pid)
+                yield Served(f"nbd+unix:///?socket={socket}", (process.pid,))
             finally:
                 process.terminate()
 
@@ -134,7 +158,10 @@ class _Luks1(Spawned):
     def _format(self) -> None:
         secret = f"secret,id=s,data={PASSPHRASE}"
         command = ["qemu-img", "create", "-q", "-f", "luks", "--object", secret, "-o", "key-secret=s,iter-time=10"]
-        subprocess.run([*command, str(self.file), str(self.size)], check=True)
+        for last in (False,) * 9 + (True,):
+            # On a busy machine its key derivation often finds no "accurate CPU usage", and gives up.
+            if subprocess.run([*command, str(self.file), str(self.size)], check=last).returncode == 0:
+                return
 
 
 class NbdkitLuks(_Luks1):
@@ -159,7 +186,32 @@ class QemuLuks(_Luks1):
         return ["qemu-nbd", "-t", "-e", "16", "-k", str(socket), "--object", secret, "--image-opts", options]
 
 
-ALL: tuple[type[Server], ...] = (
+class QemuLuksDirect(QemuLuks):
+    name, direct = "qemu-nbd luks O_DIRECT", True
+
+    def command(self, socket: Path) -> list[str]:
+        return [word.replace("driver=luks,", "driver=luks,cache.direct=on,") for word in super().command(socket)]
+
+
+def run(directory: Path, *arguments: str, cache: str = "writeback") -> str:
+    """What an `ebscrypt` command prints, with its state under ``directory``."""
+    environ = os.environ | {
+        "EBSCRYPT_STATE_DIR": str(directory / "state"),
+        "EBSCRYPT_RUNTIME_DIR": str(directory / "run"),
+        "EBSCRYPT_KMS": "embedded",
+        "EBSCRYPT_ATTACH_CACHE": cache,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "ebscrypt.cli.main", *arguments],
+        env=environ,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ).stdout
+
+
+NBD: tuple[type[Server], ...] = (
     Ebscrypt,
     EbscryptPlain,
     Nbdkit,
@@ -168,3 +220,4 @@ ALL: tuple[type[Server], ...] = (
     NbdkitLuksOneThread,
     QemuLuks,
 )
+DIRECT: tuple[type[Server], ...] = (EbscryptDirect, QemuLuksDirect)
