@@ -67,10 +67,7 @@ class SnapshotRows:
                 raise StateError(f"the catalog has a snapshot {snapshot.snapshot_id} already")
             others = _many(connection, _being_made(snapshot.volume_id)) if alone else []
             if others:
-                raise SnapshotLimit(
-                    f"volume {snapshot.volume_id} has a snapshot under way: {others[0].snapshot_id}",
-                    hint=f"wait for it: `ebscrypt snapshot show {others[0].snapshot_id} --wait`",
-                )
+                raise snapshot_limit(others[0])
             if copies is not None and len(under_way := _many(connection, _BEING_COPIED)) >= copies:
                 raise CopyLimit(
                     f"{len(under_way)} copies of snapshots are under way in this Region, and more are not allowed",
@@ -201,6 +198,14 @@ class SnapshotRows:
             connection.execute(delete(SNAPSHOT_TAGS).where(SNAPSHOT_TAGS.c.snapshot_id == snapshot_id))
             _write_tags(connection, snapshot_id, tags)
             return _one(connection, snapshot_id)
+
+
+def snapshot_limit(other: Snapshot) -> SnapshotLimit:
+    """The refusal of a second snapshot of one volume at a time."""
+    return SnapshotLimit(
+        f"volume {other.volume_id} has a snapshot under way: {other.snapshot_id}",
+        hint=f"wait for it: `ebscrypt snapshot show {other.snapshot_id} --wait`",
+    )
 
 
 def _being_made(volume_id: str) -> ColumnElement[bool]:

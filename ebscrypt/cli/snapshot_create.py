@@ -1,8 +1,10 @@
 """Make a snapshot of a volume as it is now, and print its id.
 
-The command returns at once; the blocks are stored in the background, also after logout. --wait waits for that. The
-volume must be detached, and cannot be attached or deleted until its blocks are stored. All of its data is read; only
-what the store does not have yet is written.
+The command returns at once; the blocks are stored in the background, also after logout. --wait waits for that. An
+attached volume may be written to meanwhile: all writes that completed before the call are in the snapshot, none that
+came after. It cannot be detached before its blocks are stored, but with --force. A detached volume cannot be attached or
+deleted before that. Where the changes since the last snapshot are known only these are read; only what the store does
+not have yet is written.
 """
 
 from __future__ import annotations

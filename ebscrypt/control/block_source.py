@@ -1,6 +1,7 @@
 """Where a snapshot's blocks are read from: the stored bytes of a volume at one instant, behind one seam.
 
     BackingSource    a detached volume: its backing, which nobody else can claim while it is read
+    AttachedSource   an attached one, whose daemon keeps the instant: see `attached_source`
 
 Stored bytes are ciphertext where the volume is encrypted: no source has a key, or asks KMS for one.
 """
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,11 +20,12 @@ from ebscrypt.control import backing
 from ebscrypt.control.site import Site
 from ebscrypt.daemon.backing import claim
 from ebscrypt.errors import BackingError
-from ebscrypt.model import BackingKind, Snapshot, Volume
+from ebscrypt.model import BackingKind, Snapshot, Volume, VolumeState
 from ebscrypt.stores.manifest import Wrapping
-from ebscrypt.stores.names import BLOCK_SIZE
+from ebscrypt.stores.names import BLOCK_SIZE, BlockName, Content, block_name
 
 _NO_HOLES_TOLD: Final = (errno.EINVAL, errno.EOPNOTSUPP)
+_ZEROS: Final = bytes(BLOCK_SIZE)
 
 
 class Stamp(msgspec.Struct, frozen=True):
@@ -53,6 +55,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     stamp: Stamp | None = None
 
 
+class NamedBlock(NamedTuple):
+    """A block as it was read, and where it is in the volume; one of zeros has no name."""
+
+    place: int
+    name: BlockName | None
+    content: Content
+
+
 class BlockSource(Protocol):
     """A volume at one instant, in blocks of 512 KiB; the last one has what is left. Safe for use from several threads.
 
@@ -67,14 +77,22 @@ class BlockSource(Protocol):
     def base(self) -> str | None:
         """The snapshot since which `indexes` has all changes; None where it has every block that is not a hole."""
 
+    @property
+    def group(self) -> int:
+        """How many blocks `reading` gives best at once, and at most."""
+
+    @property
+    def stored(self) -> Mapping[int, BlockName | None]:
+        """What an earlier process has stored and let go: it is not among the `indexes` any more. None for zeros."""
+
     def indexes(self) -> Iterator[int]:
         """The blocks to be stored, in order. Without a base, what is not among them is a hole."""
 
-    def read_block(self, index: int) -> bytes:
-        """One of these blocks. It can be read until `done`."""
+    def reading(self, indexes: Sequence[int]) -> AbstractContextManager[list[NamedBlock]]:
+        """Some of these blocks, in that order; their content is there until the end of the context."""
 
-    def done(self, index: int) -> None:
-        """The block is in the store to stay, so nobody has to keep its old content any more."""
+    def done(self, blocks: Mapping[int, BlockName | None]) -> None:
+        """These blocks are in the store to stay, so nobody has to keep their old content any more."""
 
     def commit(self, snapshot_id: str) -> None:
         """The snapshot is complete, and the next one can have it as its base."""
@@ -87,6 +105,8 @@ class BackingSource:
     """A detached volume's blocks. What the file system knows to be a hole is not read."""
 
     base: str | None = None
+    group = 1
+    stored: Final[Mapping[int, BlockName | None]] = {}
 
     def __init__(self, descriptor: int, path: str, *, size: int, offset: int, stamp: Stamp | None = None) -> None:
         """``size`` bytes from ``offset`` on. ``stamp`` is what the backing was at the instant; None: what it is now."""
@@ -104,7 +124,17 @@ class BackingSource:
                 yield index
                 following = index + 1
 
+    @contextmanager
+    def reading(self, indexes: Sequence[int]) -> Iterator[list[NamedBlock]]:
+        yield [self._named(index) for index in indexes]
+
+    def _named(self, index: int) -> NamedBlock:
+        content = self.read_block(index)
+        zeros = content == _ZEROS[: len(content)]
+        return NamedBlock(index, None if zeros else block_name(content), content)
+
     def read_block(self, index: int) -> bytes:
+        """One block's bytes."""
         length = min(BLOCK_SIZE, self._size - index * BLOCK_SIZE)
         with backing.translated(self._path, "read"):
             content = os.pread(self._descriptor, length, self._offset + index * BLOCK_SIZE)
@@ -115,7 +145,7 @@ class BackingSource:
                 content += more
         return content
 
-    def done(self, index: int) -> None:
+    def done(self, blocks: Mapping[int, BlockName | None]) -> None:
         """Nothing changes under a detached volume: nothing has been kept."""
 
     def commit(self, snapshot_id: str) -> None:
@@ -163,11 +193,13 @@ def stamp_of(descriptor: int) -> Stamp:
 
 @contextmanager
 def claimed_for_reading(volume: Volume) -> Iterator[int]:
-    """A descriptor for a detached volume's backing, which nobody can attach, resize or delete while it is open.
+    """A descriptor for the backing of a volume that nobody writes to, nor can attach to write while it is open.
 
     Others may read it, too. Raises `BackingInUse` naming who has it, `BackingMissing`, `NotPermitted`.
     """
-    exclusive = os.O_EXCL if volume.backing_kind is BackingKind.BLOCK else 0
+    # The kernel lets one have a block device exclusively: the daemon of a volume that is attached read-only.
+    detached = volume.state is VolumeState.AVAILABLE
+    exclusive = os.O_EXCL if volume.backing_kind is BackingKind.BLOCK and detached else 0
     with backing.translated(volume.backing, "open"):
         descriptor = os.open(volume.backing, os.O_RDONLY | os.O_CLOEXEC | exclusive)
     try:
@@ -181,6 +213,12 @@ def claimed_for_reading(volume: Volume) -> Iterator[int]:
 @contextmanager
 def opened_source(site: Site, snapshot: Snapshot, job: Job) -> Iterator[BlockSource]:
     """The volume as it was at the snapshot's instant."""
+    if job.stamp is None:
+        from ebscrypt.control.attached_source import opened_attached  # noqa: PLC0415 - it imports us
+
+        with opened_attached(site, snapshot) as attached:
+            yield attached
+        return
     volume = site.catalog.volume(snapshot.volume_id)
     with claimed_for_reading(volume) as descriptor:
         yield BackingSource(descriptor, volume.backing, size=snapshot.volume_size, offset=job.offset, stamp=job.stamp)

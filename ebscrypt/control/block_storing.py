@@ -7,6 +7,7 @@ Every GiB is made safe from sweeps (`secure`), so that the source need not keep 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from ebscrypt.errors import StateError
 from ebscrypt.model import Snapshot, utc_now
 from ebscrypt.stores.block_list import BlockList, BlockListBuilder
 from ebscrypt.stores.manifest import Header, encode, manifest_digest
-from ebscrypt.stores.names import BLOCK_SIZE, BlockName, block_name
+from ebscrypt.stores.names import BLOCK_SIZE, BlockName
 from ebscrypt.stores.publish import Pin, hold, publish, secure
 from ebscrypt.stores.store import Store
 from ebscrypt.stores.transfer import Progress, transfer
@@ -28,7 +29,6 @@ _BATCH: Final = 2048
 """Blocks between two calls of `secure`: 1 GiB."""
 _NOTED: Final = 1.0
 """Seconds between two notes of the progress in the catalog: each is an fsync."""
-_ZEROS: Final = bytes(BLOCK_SIZE)
 
 
 class Published(NamedTuple):
@@ -53,7 +53,8 @@ class BlockStoring:
         with block_source.opened_source(self._site, self._snapshot, self._job) as source:
             source.check()
             indexes = list(source.indexes())
-            self._total = sum(min(BLOCK_SIZE, source.size - index * BLOCK_SIZE) for index in indexes)
+            self._done = _size_of(source, source.stored)
+            self._total = self._done + _size_of(source, indexes)
             base = self._base(source)
             blocks = self._blocks(source, indexes, base)
             source.check()
@@ -86,52 +87,61 @@ class BlockStoring:
         return manifest.blocks
 
     def _blocks(self, source: BlockSource, indexes: list[int], base: BlockList | None) -> BlockList:
+        """The names of all blocks, once they are in the store to stay."""
+        changes = dict(source.stored)
+        if changes:
+            self._secure(source, changes)
         made = BlockListBuilder()
-        changes: dict[int, BlockName | None] = {}
         rest = iter(indexes)
         while batch := list(islice(rest, _BATCH)):
             named = self._stored(source, batch)
             faultpoints.reach("snapshot.secured")
-            if base is not None:
+            if base is not None or changes:
                 changes |= named
                 continue
             for index in batch:
                 if (name := named[index]) is not None:
                     made.add(index, name)
         self._note()
-        return made.build() if base is None else base.with_changes(changes)
+        blocks = made.build() if base is None else base
+        return blocks.with_changes(changes) if changes else blocks
 
     def _stored(self, source: BlockSource, batch: list[int]) -> dict[int, BlockName | None]:
         """Put the blocks of a batch, to stay. Their names; None for one of zeros."""
         named: dict[int, BlockName | None] = {}
 
-        def store(index: int) -> int:
-            content = source.read_block(index)
-            if content == _ZEROS[: len(content)]:
-                named[index] = None
-            else:
-                named[index] = name = block_name(content)
-                if name not in self._secured:
-                    self._store.put_block(name, content)
-            return len(content)
+        def store(group: list[int]) -> int:
+            size = 0
+            with source.reading(group) as blocks:
+                for index, name, content in blocks:
+                    if name is not None and name not in self._secured:
+                        self._store.put_block(name, content)
+                    named[index] = name
+                    size += len(content)
+            return size
 
         before = self._done
+        groups = [batch[at : at + source.group] for at in range(0, len(batch), source.group)]
         moved = transfer(
-            batch, store, workers=self._site.settings.stores.workers, progress=lambda now: self._show(before, now)
+            groups, store, workers=self._site.settings.stores.workers, progress=lambda now: self._show(before, now)
         )
         self._done = before + moved.size
+        self._secure(source, named)
+        source.done({index: named[index] for index in batch})
+        return named
+
+    def _secure(self, source: BlockSource, named: Mapping[int, BlockName | None]) -> None:
+        """Return once the blocks stay in the store. What a sweep has taken meanwhile is put again, from the source."""
         wanted = {name for name in named.values() if name is not None} - self._secured
 
         def put_again(absent: set[BlockName]) -> None:
             for index, name in named.items():
                 if name in absent:
-                    self._store.put_block(name, source.read_block(index))
+                    with source.reading([index]) as [block]:
+                        self._store.put_block(name, block.content)
 
         secure(self._store, wanted, pin=self._pin, put_again=put_again)
         self._secured |= wanted
-        for index in batch:
-            source.done(index)
-        return named
 
     def _show(self, before: int, now: Progress) -> None:
         self._done = before + now.size
@@ -158,3 +168,8 @@ class BlockStoring:
             encryption=self._job.encryption,
         )
         return encode(header, blocks, load_manifest_key(self._site.settings.manifest_key_path))
+
+
+def _size_of(source: BlockSource, indexes: Iterable[int]) -> int:
+    """Bytes of these blocks."""
+    return sum(min(BLOCK_SIZE, source.size - index * BLOCK_SIZE) for index in indexes)

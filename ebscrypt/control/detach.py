@@ -29,6 +29,7 @@ from ebscrypt.control import faultpoints, grants, holders, leftovers, links, pro
 from ebscrypt.control.holders import Use
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
+from ebscrypt.control.unfinished import end_with_attachment, refuse_while_kept
 from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.daemon.exports.teardown import flush, is_gone, teardown
 from ebscrypt.errors import DaemonError, DaemonLost, EbscryptError, StateError, VolumeInUse
@@ -64,6 +65,8 @@ def detach_held(site: Site, volume_id: str, *, force: bool, event: Event | None)
         raise StateError(f"volume {volume_id} is {volume.state}: it is not attached")
     attachment = runtime.read_attachment(site.settings, volume_id)
     alive = runtime.is_served(site.settings, volume_id)
+    if alive and not force:
+        refuse_while_kept(site, volume)
     if attachment is not None:
         take_down(site, attachment, alive=alive, force=force)
     elif alive:
@@ -85,6 +88,7 @@ def finish_detachment(site: Site, volume_id: str, *, was_attached: bool = False,
     volume = site.catalog.change_state(
         volume_id, VolumeState.IN_USE, VolumeState.AVAILABLE, event, was_attached=was_attached, attach_failure=None
     )
+    end_with_attachment(site, volume_id)
     faultpoints.reach("detach.available")
     return volume
 

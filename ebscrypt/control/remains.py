@@ -13,6 +13,7 @@ from typing import Final
 from ebscrypt import durable, luks2
 from ebscrypt.control import backing, faultpoints, sidecar
 from ebscrypt.control.site import Site
+from ebscrypt.daemon.changes import remove_changes
 from ebscrypt.errors import BackingError, HeaderError
 from ebscrypt.model import MIB, BackingKind, Volume
 
@@ -41,6 +42,7 @@ def remove_traces(site: Site, volume: Volume) -> None:
         _erase(site, volume, found)
     else:
         site.notes.append(f"{volume.backing} keeps its content: a plain volume has nothing of its own on it")
+    remove_changes(site.settings, volume.volume_id)
     if not volume.encrypted:
         sidecar.remove_sidecar(site.settings, volume.volume_id)
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 
-from ebscrypt.control import faultpoints, locks, upload
+from ebscrypt.control import attached_source, faultpoints, locks, upload
 from ebscrypt.control.site import Site
 from ebscrypt.errors import StoreError
-from ebscrypt.model import Snapshot
+from ebscrypt.model import Snapshot, SnapshotState
 from ebscrypt.stores.addresses import open_store
 from ebscrypt.stores.publish import release_pins
 
 
 def finish_deletion(site: Site, snapshot: Snapshot, *, force: bool = False) -> None:
     """The rest of a deletion that was noted; safe to repeat. The caller holds the snapshot's lock."""
+    if snapshot.state is SnapshotState.PENDING and snapshot.copied_from is None:
+        attached_source.give_up(site.settings, snapshot.volume_id, snapshot.snapshot_id)
     try:
         _remove_from_store(site, snapshot)
     except StoreError as error:

@@ -1,8 +1,8 @@
 """Snapshots: made, described, tagged and deleted. `storing` has the work behind it, `verify_snapshots` the check.
 
 The instant of a snapshot is that of the call. A detached volume stays as it is until its blocks are stored, since
-nothing of ours attaches or deletes it before: `unfinished.refuse_while_read`. No key and no KMS is needed for any of
-this.
+nothing of ours attaches or deletes it before: `unfinished.refuse_while_read`. Of an attached one the daemon keeps the
+instant: `attached_source`. No key and no KMS is needed for any of this.
 
 Blocks that no snapshot needs any more are swept, once they are older than ``stores.grace``.
 """
@@ -15,13 +15,15 @@ from typing import Final
 
 import msgspec
 
-from ebscrypt.control import block_source, faultpoints, headers, locks, storing
+from ebscrypt.catalog.snapshots import snapshot_limit
+from ebscrypt.control import attached_source, block_source, faultpoints, headers, locks, storing
+from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.block_source import Job
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshot_deletion import finish_deletion
 from ebscrypt.control.tags import check_tags
-from ebscrypt.errors import InvalidParameter, StateError, VolumeInUse
+from ebscrypt.errors import InvalidParameter, StateError
 from ebscrypt.model import (
     Snapshot,
     SnapshotState,
@@ -34,6 +36,7 @@ from ebscrypt.model import (
 )
 from ebscrypt.stores.addresses import open_store, store_url
 from ebscrypt.stores.manifest import Wrapping
+from ebscrypt.stores.names import BLOCK_SIZE
 from ebscrypt.stores.sweep import Swept, sweep
 
 LONGEST_DESCRIPTION: Final = 255
@@ -50,9 +53,10 @@ def create_snapshot(
 ) -> Snapshot:
     """Make a snapshot of the volume as it is now, and return it ``pending``: its blocks are stored in the background.
 
-    ``store`` is a name of the settings or a URL, None the default. Raises `VolumeNotFound`, `SnapshotLimit` while
-    another is made of this volume, `VolumeInUse` for one that is attached, `HeaderError`, `BackingError`, and
-    `StoreError` when the store cannot be opened. Then nothing has been made.
+    ``store`` is a name of the settings or a URL, None the default. Of an attached volume all writes that completed
+    before the instant are in it, and none that came after. Raises `VolumeNotFound`, `SnapshotLimit` while another is
+    made of this volume, `StateError` where its daemon has died or notes no changes, `DaemonError`, `HeaderError`,
+    `BackingError`, and `StoreError` when the store cannot be opened. Then nothing has been made.
     """
     checked = check_tags(tags or {})
     check_description(description)
@@ -61,18 +65,12 @@ def create_snapshot(
     open_store(site.settings, url).close()
     with on_volume(site, volume_id, "snapshot create"):
         volume = site.catalog.volume(volume_id)
-        _check(volume)
-        with block_source.claimed_for_reading(volume) as descriptor:
-            offset, wrapping = _header(volume)
-            job = Job(
-                store_url=url,
-                region=site.settings.kms.region,
-                encryption=wrapping,
-                offset=offset,
-                stamp=block_source.stamp_of(descriptor),
-            )
-            snapshot = _planned(site, volume, wrapping, store=name, description=description, tags=checked)
-            site.catalog.snapshots.add(snapshot, job=msgspec.json.encode(job).decode(), alone=True)
+        written = _check(site, volume)
+        offset, wrapping = _header(volume)
+        planned = _planned(site, volume, wrapping, store=name, description=description, tags=checked)
+        job = Job(store_url=url, region=site.settings.kms.region, encryption=wrapping, offset=offset)
+        enter = _enter_attached if written else _enter_still
+        snapshot = enter(site, volume, planned, job)
         faultpoints.reach("snapshot.entered")
     storing.start_storing(site, snapshot.snapshot_id)
     faultpoints.reach("snapshot.started")
@@ -88,14 +86,52 @@ def check_description(text: str) -> str:
     return text
 
 
-def _check(volume: Volume) -> None:
+def _check(site: Site, volume: Volume) -> bool:
+    """Refuse what has no state to keep; whether the volume is attached in such a way that it may be written to."""
     if volume.state is VolumeState.IN_USE:
-        raise VolumeInUse(
-            f"volume {volume.volume_id} is attached, and snapshots are made of detached volumes",
-            hint=f"detach it first: `ebscrypt detach {volume.volume_id}`",
-        )
+        return not refuse_unless_served(site, volume.volume_id).read_only
     if volume.state is not VolumeState.AVAILABLE:
         raise StateError(f"volume {volume.volume_id} is {volume.state}", hint=f"see `ebscrypt show {volume.volume_id}`")
+    return False
+
+
+def _enter_still(site: Site, volume: Volume, planned: Snapshot, job: Job) -> Snapshot:
+    """Of a volume that nobody writes to the instant is the backing as it is now."""
+    with block_source.claimed_for_reading(volume) as descriptor:
+        job = msgspec.structs.replace(job, stamp=block_source.stamp_of(descriptor))
+        _enter(site, planned, job)
+    return planned
+
+
+def _enter_attached(site: Site, volume: Volume, planned: Snapshot, job: Job) -> Snapshot:
+    """Of one that is written to the daemon keeps the instant, also if this process dies before anybody knows of it."""
+    volume_id, snapshot_id = volume.volume_id, planned.snapshot_id
+    if (other := site.catalog.snapshots.being_made(volume_id)) is not None:
+        raise snapshot_limit(other)
+    begun = attached_source.begin(site, volume_id, snapshot_id, since=_base(site, volume, planned.parent))
+    faultpoints.reach("snapshot.begun")
+    snapshot = msgspec.structs.replace(planned, volume_size=begun.size, start_time=utc_now())
+    try:
+        _enter(site, snapshot, job)
+    except BaseException:
+        attached_source.give_up(site.settings, volume_id, snapshot_id)
+        raise
+    return snapshot
+
+
+def _enter(site: Site, snapshot: Snapshot, job: Job) -> None:
+    site.catalog.snapshots.add(snapshot, job=msgspec.json.encode(job).decode(), alone=True)
+
+
+def _base(site: Site, volume: Volume, parent: str | None) -> str | None:
+    """The snapshot that an incremental one can build on.
+
+    Where the volume grew behind a short last block that one is longer now, though nobody wrote to it.
+    """
+    if parent is None:
+        return None
+    size = site.catalog.snapshots.get(parent).volume_size
+    return None if size % BLOCK_SIZE and size != volume.size else parent
 
 
 def _header(volume: Volume) -> tuple[int, Wrapping | None]:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from ebscrypt.catalog.events import SnapshotEvent
-from ebscrypt.control import background, faultpoints, locks, upload
+from ebscrypt.control import attached_source, background, faultpoints, locks, upload
 from ebscrypt.control.block_source import Job
 from ebscrypt.control.block_storing import BlockStoring, Published
 from ebscrypt.control.causes import event_cause, failure_text
@@ -57,6 +57,14 @@ def is_stored_now(site: Site, snapshot_id: str) -> bool:
     return locks.holder(site.settings, snapshot_id) is not None
 
 
+def is_of_attachment(site: Site, snapshot: Snapshot) -> bool:
+    """Whether a pending snapshot is one of an attached volume, whose daemon keeps the instant."""
+    if snapshot.state is not SnapshotState.PENDING or snapshot.copied_from is not None:
+        return False
+    raw = site.catalog.snapshots.job(snapshot.snapshot_id)
+    return raw is not None and msgspec.json.decode(raw, type=Job).stamp is None
+
+
 def settle_snapshot(site: Site, snapshot_id: str) -> None:
     """Do the work of a pending snapshot to its end, whichever that is. Nothing where it is done, or another does it."""
     with contextlib.ExitStack() as stack:
@@ -81,7 +89,11 @@ def store_snapshot(site: Site, snapshot: Snapshot) -> None:
         job = _job(site, snapshot)
         with contextlib.closing(open_store(site.settings, job.store_url)) as store:
             try:
-                done = _published(site, snapshot, store) or _storing(site, snapshot, job, store).run()
+                done = _published(site, snapshot, store)
+                if done is None:
+                    done = _storing(site, snapshot, job, store).run()
+                elif isinstance(job, Job) and job.stamp is None:
+                    attached_source.complete(site.settings, snapshot.volume_id, snapshot.snapshot_id)
             finally:
                 # Also those of a process that died at this work. What was stored stays for a while, as any young block.
                 _release(store, snapshot.snapshot_id)
@@ -134,6 +146,8 @@ def fail_snapshot(site: Site, snapshot_id: str, error: BaseException) -> None:
     """Let a pending snapshot end in ``error``, with its reason and event. Nothing where it is not pending any more."""
     with contextlib.suppress(StateError, NotFound):
         snapshot = site.catalog.snapshots.get(snapshot_id)
+        if is_of_attachment(site, snapshot):
+            attached_source.give_up(site.settings, snapshot.volume_id, snapshot_id)
         kind = SnapshotEvent.CREATE if snapshot.copied_from is None else SnapshotEvent.COPY
         site.catalog.snapshots.change_state(
             snapshot_id,

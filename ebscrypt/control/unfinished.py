@@ -21,7 +21,8 @@ from ebscrypt.model import Snapshot, SnapshotState, Volume, VolumeState
 def refuse_while_read(site: Site, volume: Volume, wanted: str) -> None:
     """Raise `StateError` while a snapshot of a detached volume is made: ``wanted`` would change what it reads.
 
-    Where the process that made it has died, the volume comes first: the snapshot ends in ``error``. The caller holds
+    One that was made while the volume was attached has lost its instant with the daemon: it ends in ``error``. Where
+    the process that made it has died, the volume comes first: the snapshot ends in ``error``. The caller holds
     the volume's lock.
     """
     snapshot = site.catalog.snapshots.being_made(volume.volume_id)
@@ -29,7 +30,7 @@ def refuse_while_read(site: Site, volume: Volume, wanted: str) -> None:
         return
     from ebscrypt.control import storing  # noqa: PLC0415 - rarely needed
 
-    if storing.is_stored_now(site, snapshot.snapshot_id):
+    if not storing.is_of_attachment(site, snapshot) and storing.is_stored_now(site, snapshot.snapshot_id):
         raise StateError(
             f"volume {volume.volume_id} cannot be {wanted}: {snapshot.snapshot_id} is being made of it",
             hint=f"wait for it: `ebscrypt snapshot show {snapshot.snapshot_id} --wait`",
@@ -37,6 +38,33 @@ def refuse_while_read(site: Site, volume: Volume, wanted: str) -> None:
     reason = StateError(f"the snapshot was interrupted, and its volume {wanted} before it could go on")
     storing.fail_snapshot(site, snapshot.snapshot_id, reason)
     site.notes.append(f"snapshot {snapshot.snapshot_id} has failed: {reason.message}")
+
+
+def refuse_while_kept(site: Site, volume: Volume) -> None:
+    """Raise `StateError` while the daemon of an attached volume keeps the instant of a snapshot that is being made."""
+    snapshot = site.catalog.snapshots.being_made(volume.volume_id)
+    if snapshot is None:
+        return
+    from ebscrypt.control import attached_source  # noqa: PLC0415 - rarely needed
+
+    if attached_source.under_way(site.settings, volume.volume_id) == snapshot.snapshot_id:
+        raise StateError(
+            f"volume {volume.volume_id} cannot be detached: {snapshot.snapshot_id} is being made of it",
+            hint=f"wait for it: `ebscrypt snapshot show {snapshot.snapshot_id} --wait`; --force ends it in an error",
+        )
+
+
+def end_with_attachment(site: Site, volume_id: str) -> None:
+    """Let a snapshot end in ``error`` whose instant was kept by a daemon that is gone. The caller has the lock."""
+    snapshot = site.catalog.snapshots.being_made(volume_id)
+    if snapshot is None:
+        return
+    from ebscrypt.control import storing  # noqa: PLC0415 - rarely needed
+
+    if storing.is_of_attachment(site, snapshot):
+        reason = StateError("the volume was detached, or its daemon died, before the snapshot was complete")
+        storing.fail_snapshot(site, snapshot.snapshot_id, reason)
+        site.notes.append(f"snapshot {snapshot.snapshot_id} has failed: {reason.message}")
 
 
 def settle_snapshots(site: Site) -> None:

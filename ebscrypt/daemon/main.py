@@ -105,7 +105,9 @@ def _run(start: _Start) -> int:
     try:
         stored_key = _stored_key(start)
         keep_key = start.notifier.active
-        with open_volume(start.spec, start.settings, start.notes, stored_key=stored_key, keep_key=keep_key) as volume:
+        with open_volume(
+            start.spec, start.settings, start.notes, stored_key=stored_key, keep_key=keep_key, tracked=True
+        ) as volume:
             if volume.key is not None and volume.key is not stored_key:
                 _store_key(start, volume.key)
             # From here on a signal waits until trio looks at it.
@@ -194,6 +196,8 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             if service.attachment.nbd_index is not None:
                 nursery.start_soon(service.crash_when_lost)
+            nursery.start_soon(service.note_changes)
+            nursery.start_soon(service.snapshotting.expire)
             await serve_control(
                 listener, service.operations, owner=owner, finished=lambda: service.stopped, taking=service.taking
             )

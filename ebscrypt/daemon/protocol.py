@@ -18,6 +18,26 @@ Operations:
     resume + descriptor     {"access": …} as before `suspend`, with the data key in the secret memory that the
                             descriptor (SCM_RIGHTS) leads to, which the daemon takes over
     abort                   {} when the requests that wait fail, and all to come will: then only `shutdown` is left
+    tracking                {"base": snapshot since which changes are noted, "changed": blocks, "snapshot_id": the one
+                            that is under way}; each may be null
+    snapshot_begin {snapshot_id, since} + descriptor
+                            {"size": bytes, "base": …} when the instant is fixed. The descriptor is the spool, an empty
+                            file that takes what is overwritten. "base" is ``since`` where changes since are known, then
+                            only these are in it, else empty. One at a time (SnapshotLimit)
+    snapshot_status {snapshot_id}
+                            {"size": bytes, "base": …, "done": blocks, "copies": blocks that had to be copied}
+    snapshot_memory {snapshot_id} + descriptor
+                            {"slots": n} of 512 KiB in the memfd, sealed against shrinking, into which blocks are read
+    snapshot_blocks {snapshot_id, index}
+                            {"ranges": [[first, count], …], "next": index or null}: what is to be stored
+    snapshot_read {snapshot_id, slot, indexes}
+                            {"digests": [SHA-256 in hexadecimal, null for zeros, …]} when the memory has them
+    snapshot_done {snapshot_id, indexes}
+                            {"done": blocks} that need not be kept any more, and cannot be read again
+    snapshot_commit {snapshot_id}
+                            {} when changes since this snapshot count. What is not done by then was holes
+    snapshot_abort {snapshot_id}
+                            {} when it is given up, or was not under way
     shutdown {force}        {} when all is durable and the keys are wiped; the process ends right after. Without force
                             it is refused (VolumeInUse) while a client is connected or the file is open
 """

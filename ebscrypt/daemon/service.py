@@ -15,8 +15,10 @@ import msgspec
 import trio
 
 from ebscrypt.core import OperationStatistics, SecretMemory
+from ebscrypt.daemon.changes import INTERVAL
 from ebscrypt.daemon.exports.base import Export
 from ebscrypt.daemon.notify import Notifier
+from ebscrypt.daemon.snapshotting import Snapshotting
 from ebscrypt.daemon.suspension import resume, suspend
 from ebscrypt.daemon.volume import OpenVolume
 from ebscrypt.errors import DaemonError, InvalidParameter, StateError, VolumeInUse
@@ -40,6 +42,7 @@ class Service:
         self._export = export
         self._notifier = notifier
         self.attachment = attachment
+        self.snapshotting = Snapshotting(volume, self._refuse_when_stopping)
         self._changing = trio.Lock()
         self._stopping = False
         self.stopped = False
@@ -57,12 +60,13 @@ class Service:
             "suspend": self.suspend,
             "abort": self.abort,
             "shutdown": self.shutdown,
+            **self.snapshotting.operations,
         }
 
     @property
     def taking(self) -> dict[str, Any]:
         """The operations that take over a descriptor."""
-        return {"resume": self.resume}
+        return {"resume": self.resume, **self.snapshotting.taking}
 
     async def status(self, parameters: dict[str, Any]) -> dict[str, Any]:
         _take(parameters)
@@ -190,12 +194,20 @@ class Service:
                 await trio.to_thread.run_sync(self._volume.device.flush, abandon_on_cancel=True)
             signal.raise_signal(signal.SIGKILL)
 
+    async def note_changes(self) -> None:
+        """Write the backing's mark down while the volume is served, so that a crash costs little of what is known."""
+        while self._volume.changes is not None:
+            with contextlib.suppress(OSError):  # then everything counts as changed, once this process has died
+                await trio.to_thread.run_sync(self._volume.changes.note, abandon_on_cancel=True)
+            await trio.sleep(INTERVAL)
+
     async def _stop(self) -> None:
         """Serve no more, flush, wipe the keys; then `stopped` is True, and `clean` says how it went.
 
         Raises `DaemonError` when the last flush failed: what was acknowledged before it may not be durable.
         """
         self._stopping = True
+        await trio.to_thread.run_sync(self.snapshotting.end)
         if self._volume.access is Access.SUSPENDED:
             self._volume.device.abort()
         try:

@@ -19,6 +19,7 @@ from ebscrypt import luks2
 from ebscrypt.config import Settings
 from ebscrypt.core import Device, SecretMemory
 from ebscrypt.daemon.backing import Backing
+from ebscrypt.daemon.changes import ChangeFile, change_file, opened_device
 from ebscrypt.errors import BackingError, InvalidParameter, KeyMismatch, NotPermitted, StateError
 from ebscrypt.kms.unwrap import unwrap_key
 from ebscrypt.model import DATA_KEY_SIZE, Access, AttachmentSpec, check_volume_size, format_size
@@ -45,6 +46,7 @@ class OpenVolume:
         self.block_size = block_size
         self.key: SecretMemory | None = None
         self.key_memory: str | None = None
+        self.changes: ChangeFile | None = None
 
     def grow(self, size: int) -> None:
         """Let the volume end at ``size`` bytes: first the backing, then the header, then the device.
@@ -82,9 +84,14 @@ class OpenVolume:
         """
         try:
             self.device.close()
+            if self.changes is not None and self.backing.fd != -1:
+                with contextlib.suppress(OSError):  # then everything counts as changed
+                    self.changes.note(durably=True)
         finally:
             if self.key is not None:
                 self.key.wipe()
+            if self.changes is not None:
+                self.changes.close()
             self.backing.close()
 
     def __enter__(self) -> Self:
@@ -103,33 +110,44 @@ def open_volume(
     *,
     stored_key: SecretMemory | None = None,
     keep_key: bool = False,
+    tracked: bool = False,
 ) -> OpenVolume:
     """Open the volume of ``spec``. ``notes`` is added to: what was mended, which protection is missing.
 
     ``stored_key`` is the data key from an earlier life of this attachment; it is checked like any other, taken over,
     and makes the call to KMS unnecessary. ``keep_key`` keeps the raw key's memory in `OpenVolume.key`; otherwise it is
-    wiped as soon as the core has its round keys. Raises `BackingError`, `NotPermitted`, `HeaderError`, `KmsError`.
+    wiped as soon as the core has its round keys. ``tracked`` notes which blocks change, for snapshots, where the volume
+    may be written to. Raises `BackingError`, `NotPermitted`, `HeaderError`, `KmsError`.
     """
     with contextlib.ExitStack() as undo:
         if stored_key is not None:
             undo.callback(stored_key.wipe)
         backing = Backing(spec)
         undo.callback(backing.close)
+        # Before anything is written to the backing, which ends what an older change file can be believed of.
+        changes = change_file(spec, backing, settings, notes) if tracked else None
+        if changes is not None:
+            undo.callback(changes.close)
         if spec.encrypted:
-            volume = _open_encrypted(spec, backing, settings, notes, undo, stored_key=stored_key, keep_key=keep_key)
+            volume = _open_encrypted(
+                spec, backing, settings, notes, undo, stored_key=stored_key, keep_key=keep_key, changes=changes
+            )
         else:
-            volume = _open_plain(spec, backing)
+            volume = _open_plain(spec, backing, changes, notes)
+        volume.changes = changes
         undo.pop_all()
     return volume
 
 
-def _open_plain(spec: AttachmentSpec, backing: Backing) -> OpenVolume:
+def _open_plain(spec: AttachmentSpec, backing: Backing, changes: ChangeFile | None, notes: list[str]) -> OpenVolume:
     if backing.size < spec.size:
         raise BackingError(
             f"the backing {backing.path} has {backing.size} bytes, but the volume has {spec.size}: it was cut off",
             hint="bring the whole backing back from a copy; nothing has been changed",
         )
-    device = Device(backing.data_fd, size=spec.size, read_only=spec.read_only, discard=spec.discard)
+    device = opened_device(
+        backing.data_fd, changes, notes, size=spec.size, read_only=spec.read_only, discard=spec.discard
+    )
     return OpenVolume(spec, backing, device, data_offset=0, block_size=PLAIN_BLOCK_SIZE)
 
 
@@ -142,6 +160,7 @@ def _open_encrypted(
     *,
     stored_key: SecretMemory | None,
     keep_key: bool,
+    changes: ChangeFile | None,
 ) -> OpenVolume:
     header = _read_header(spec, backing, notes)
     segment = header.segment()
@@ -158,8 +177,10 @@ def _open_encrypted(
     if not header.token().sealed:
         _seal(spec, backing, header, key, notes)
     try:
-        device = Device(
+        device = opened_device(
             backing.data_fd,
+            changes,
+            notes,
             size=size,
             data_offset=segment.data_offset,
             sector_size=segment.sector_size,

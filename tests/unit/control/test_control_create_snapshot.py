@@ -23,8 +23,8 @@ from ebscrypt.errors import (
     BackingInUse,
     InvalidParameter,
     SnapshotLimit,
+    StateError,
     StoreError,
-    VolumeInUse,
     VolumeNotFound,
 )
 from ebscrypt.model import MIB, TIB, SnapshotState, Volume, VolumeState, data_encryption_key_id, new_volume_id
@@ -181,11 +181,11 @@ def test_one_at_a_time_is_made_of_a_volume(site: Site, volume: Volume) -> None:
         create_snapshot(site, volume.volume_id)
 
 
-def test_an_attached_volume_is_refused(site: Site, volume: Volume) -> None:
-    """Its backing changes under whoever reads it."""
+def test_a_volume_whose_daemon_died_is_refused(site: Site, volume: Volume) -> None:
+    """Nobody keeps its instant; it is to be attached again, or detached, first."""
     site.catalog.change_state(volume.volume_id, VolumeState.AVAILABLE, VolumeState.IN_USE)
 
-    with pytest.raises(VolumeInUse, match="detached"):
+    with pytest.raises(StateError, match="has died"):
         create_snapshot(site, volume.volume_id)
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
 
 from ebscrypt.config import StoreSettings
 from ebscrypt.control import block_source, block_storing
-from ebscrypt.control.block_source import BlockSource
+from ebscrypt.control.block_source import BlockSource, NamedBlock
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshots import create_snapshot, delete_snapshot
 from ebscrypt.control.storing import settle_snapshot, wait_for_snapshot
 from ebscrypt.errors import SnapshotNotFound, StateError, StoreFull
 from ebscrypt.model import Snapshot, SnapshotState, Volume
 from ebscrypt.stores.manifest import encode
-from ebscrypt.stores.names import BLOCK_SIZE, BlockName
+from ebscrypt.stores.names import BLOCK_SIZE, BlockName, block_name
 from ebscrypt.stores.publish import secure
 from ebscrypt.stores.store import Store
 from ebscrypt.stores.sweep import sweep
@@ -218,6 +218,9 @@ def test_a_volume_of_many_batches(site: Site, volume: Volume, monkeypatch: pytes
 class Changes:
     """A source that has what changed since a snapshot, as that of an attached volume."""
 
+    group = 2
+    stored: Final[Mapping[int, BlockName | None]] = {}
+
     def __init__(self, content: bytes, base: str, changed: list[int]) -> None:
         self.size, self.base, self._content, self._changed = len(content), base, content, changed
         self.were_read: list[int] = []
@@ -227,13 +230,16 @@ class Changes:
     def indexes(self) -> Iterator[int]:
         return iter(self._changed)
 
-    def read_block(self, index: int) -> bytes:
-        assert index not in self.were_done, "a block that is done is gone"
-        self.were_read.append(index)
-        return self._content[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
+    @contextlib.contextmanager
+    def reading(self, indexes: Sequence[int]) -> Iterator[list[NamedBlock]]:
+        assert not set(indexes) & set(self.were_done), "a block that is done is gone"
+        self.were_read.extend(indexes)
+        contents = [self._content[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE] for index in indexes]
+        names = [block_name(content) if any(content) else None for content in contents]
+        yield list(map(NamedBlock, indexes, names, contents))
 
-    def done(self, index: int) -> None:
-        self.were_done.append(index)
+    def done(self, blocks: Mapping[int, BlockName | None]) -> None:
+        self.were_done.extend(blocks)
 
     def commit(self, snapshot_id: str) -> None:
         self.committed = snapshot_id
