@@ -10,7 +10,8 @@ import argparse
 from typing import Any, Final
 
 from ebscrypt.cli.output import timestamp
-from ebscrypt.model import GIB, Snapshot, SnapshotState, format_size
+from ebscrypt.cli.progress import told
+from ebscrypt.model import GIB, Snapshot, SnapshotState, format_size, utc_now
 
 HEADS: Final = ("SNAPSHOT", "STATE", "PROGRESS", "SIZE", "ENCRYPTED", "VOLUME", "STARTED", "NAME")
 
@@ -39,6 +40,8 @@ def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
         "SectorSize": snapshot.sector_size if snapshot.encrypted else None,
         "BytesDone": snapshot.bytes_done,
         "BytesTotal": snapshot.bytes_total,
+        "BytesPerSecond": None if (speed := rate(snapshot)) is None else int(speed),
+        "SecondsLeft": None if speed is None else round((snapshot.bytes_total - snapshot.bytes_done) / speed),
         "Store": snapshot.store,
         "ParentSnapshotId": snapshot.parent,
         "SourceSnapshotId": snapshot.copied_from,
@@ -54,6 +57,14 @@ def progress_text(snapshot: Snapshot) -> str:
     if snapshot.bytes_total == 0:
         return "0%"
     return f"{min(99, snapshot.bytes_done * 100 // snapshot.bytes_total)}%"
+
+
+def rate(snapshot: Snapshot) -> float | None:
+    """Bytes a second that were read on average since it began; None of one that is not pending, or too young."""
+    if snapshot.state is not SnapshotState.PENDING or snapshot.bytes_done == 0:
+        return None
+    seconds = (utc_now() - snapshot.start_time).total_seconds()
+    return snapshot.bytes_done / seconds if seconds >= 1 else None
 
 
 def state_text(snapshot: Snapshot) -> str:
@@ -76,18 +87,18 @@ def snapshot_row(snapshot: Snapshot) -> tuple[str, ...]:
 
 def snapshot_fields(snapshot: Snapshot) -> dict[str, str | None]:
     """What `show` prints."""
-    done = f"{format_size(snapshot.bytes_done)} of {format_size(snapshot.bytes_total)}"
+    pending = snapshot.state is SnapshotState.PENDING
     return {
         "snapshot": snapshot.snapshot_id,
         "state": state_text(snapshot),
         "why": snapshot.state_message,
-        "progress": f"{progress_text(snapshot)}, {done}" if snapshot.state is SnapshotState.PENDING else None,
+        "progress": told(snapshot.bytes_done, snapshot.bytes_total, rate(snapshot)) if pending else None,
         "volume": snapshot.volume_id,
         "volume size": f"{format_size(snapshot.volume_size)} ({snapshot.volume_size} bytes)",
         "encrypted": f"yes, sectors of {snapshot.sector_size} bytes" if snapshot.encrypted else "no",
         "KMS key": snapshot.kms_key_arn,
         "data key": snapshot.data_encryption_key_id,
-        "data": None if snapshot.state is SnapshotState.PENDING else f"{format_size(snapshot.bytes_total)} read",
+        "data": None if pending else f"{format_size(snapshot.bytes_total)} read",
         "store": snapshot.store,
         "parent": snapshot.parent,
         "copied from": snapshot.copied_from,

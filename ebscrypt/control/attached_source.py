@@ -21,14 +21,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from ebscrypt import durable
 from ebscrypt.config import Settings
 from ebscrypt.control import runtime
-from ebscrypt.control.block_source import NamedBlock
+from ebscrypt.control.block_source import Job, NamedBlock
 from ebscrypt.control.site import Site
 from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.errors import DaemonError, EbscryptError, InvalidParameter, StateError
-from ebscrypt.model import Snapshot
+from ebscrypt.model import Snapshot, SnapshotState
 from ebscrypt.stores.names import BLOCK_SIZE, BlockName
 
 GROUP: Final = 4
@@ -65,6 +67,14 @@ def begin(site: Site, volume_id: str, snapshot_id: str, *, since: str | None) ->
             "snapshot_begin", timeout=TIMEOUT, descriptor=spool.fileno(), snapshot_id=snapshot_id, since=since or ""
         )
     return Begun(told["size"], told["base"] or None)
+
+
+def is_of_attachment(site: Site, snapshot: Snapshot) -> bool:
+    """Whether a pending snapshot is one of an attached volume, whose daemon keeps the instant."""
+    if snapshot.state is not SnapshotState.PENDING or snapshot.copied_from is not None:
+        return False
+    raw = site.catalog.snapshots.job(snapshot.snapshot_id)
+    return raw is not None and msgspec.json.decode(raw, type=Job).stamp is None
 
 
 def under_way(settings: Settings, volume_id: str) -> str | None:

@@ -56,6 +56,8 @@ class BlockStoring:
             self._done = _size_of(source, source.stored)
             self._total = self._done + _size_of(source, indexes)
             base = self._base(source)
+            # Told at once: who deletes the base waits for the pin.
+            self._note()
             blocks = self._blocks(source, indexes, base)
             source.check()
             now = utc_now()

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from ebscrypt.catalog.snapshots import snapshot_limit
-from ebscrypt.control import attached_source, block_source, faultpoints, headers, locks, storing
+from ebscrypt.control import attached_source, block_source, faultpoints, freezing, headers, locks, storing
 from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.block_source import Job
 from ebscrypt.control.operation import on_volume
@@ -50,11 +50,13 @@ def create_snapshot(
     description: str = "",
     tags: Mapping[str, str] | None = None,
     store: str | None = None,
+    freeze: bool = False,
 ) -> Snapshot:
     """Make a snapshot of the volume as it is now, and return it ``pending``: its blocks are stored in the background.
 
     ``store`` is a name of the settings or a URL, None the default. Of an attached volume all writes that completed
-    before the instant are in it, and none that came after. Raises `VolumeNotFound`, `SnapshotLimit` while another is
+    before the instant are in it, and none that came after; with ``freeze`` the file systems that are mounted of it are
+    frozen until the instant is fixed (`freezing`). Raises `VolumeNotFound`, `SnapshotLimit` while another is
     made of this volume, `StateError` where its daemon has died or notes no changes, `DaemonError`, `HeaderError`,
     `BackingError`, and `StoreError` when the store cannot be opened. Then nothing has been made.
     """
@@ -69,8 +71,12 @@ def create_snapshot(
         offset, wrapping = _header(volume)
         planned = _planned(site, volume, wrapping, store=name, description=description, tags=checked)
         job = Job(store_url=url, region=site.settings.kms.region, encryption=wrapping, offset=offset)
-        enter = _enter_attached if written else _enter_still
-        snapshot = enter(site, volume, planned, job)
+        if written:
+            snapshot = _enter_attached(site, volume, planned, job, freeze=freeze)
+        else:
+            snapshot = _enter_still(site, volume, planned, job)
+            if freeze:
+                site.notes.append(f"nothing was frozen: nobody can write to volume {volume_id}")
         faultpoints.reach("snapshot.entered")
     storing.start_storing(site, snapshot.snapshot_id)
     faultpoints.reach("snapshot.started")
@@ -103,15 +109,18 @@ def _enter_still(site: Site, volume: Volume, planned: Snapshot, job: Job) -> Sna
     return planned
 
 
-def _enter_attached(site: Site, volume: Volume, planned: Snapshot, job: Job) -> Snapshot:
+def _enter_attached(site: Site, volume: Volume, planned: Snapshot, job: Job, *, freeze: bool) -> Snapshot:
     """Of one that is written to the daemon keeps the instant, also if this process dies before anybody knows of it."""
     volume_id, snapshot_id = volume.volume_id, planned.snapshot_id
     if (other := site.catalog.snapshots.being_made(volume_id)) is not None:
         raise snapshot_limit(other)
-    begun = attached_source.begin(site, volume_id, snapshot_id, since=_base(site, volume, planned.parent))
-    faultpoints.reach("snapshot.begun")
-    snapshot = msgspec.structs.replace(planned, volume_size=begun.size, start_time=utc_now())
+    since = _base(site, volume, planned.parent)
+    attachment = refuse_unless_served(site, volume_id)
     try:
+        with freezing.frozen(site, attachment) if freeze else contextlib.nullcontext():
+            begun = attached_source.begin(site, volume_id, snapshot_id, since=since)
+            snapshot = msgspec.structs.replace(planned, volume_size=begun.size, start_time=utc_now())
+        faultpoints.reach("snapshot.begun")
         _enter(site, snapshot, job)
     except BaseException:
         attached_source.give_up(site.settings, volume_id, snapshot_id)

@@ -57,14 +57,6 @@ def is_stored_now(site: Site, snapshot_id: str) -> bool:
     return locks.holder(site.settings, snapshot_id) is not None
 
 
-def is_of_attachment(site: Site, snapshot: Snapshot) -> bool:
-    """Whether a pending snapshot is one of an attached volume, whose daemon keeps the instant."""
-    if snapshot.state is not SnapshotState.PENDING or snapshot.copied_from is not None:
-        return False
-    raw = site.catalog.snapshots.job(snapshot.snapshot_id)
-    return raw is not None and msgspec.json.decode(raw, type=Job).stamp is None
-
-
 def settle_snapshot(site: Site, snapshot_id: str) -> None:
     """Do the work of a pending snapshot to its end, whichever that is. Nothing where it is done, or another does it."""
     with contextlib.ExitStack() as stack:
@@ -146,7 +138,7 @@ def fail_snapshot(site: Site, snapshot_id: str, error: BaseException) -> None:
     """Let a pending snapshot end in ``error``, with its reason and event. Nothing where it is not pending any more."""
     with contextlib.suppress(StateError, NotFound):
         snapshot = site.catalog.snapshots.get(snapshot_id)
-        if is_of_attachment(site, snapshot):
+        if attached_source.is_of_attachment(site, snapshot):
             attached_source.give_up(site.settings, snapshot.volume_id, snapshot_id)
         kind = SnapshotEvent.CREATE if snapshot.copied_from is None else SnapshotEvent.COPY
         site.catalog.snapshots.change_state(

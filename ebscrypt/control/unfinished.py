@@ -28,9 +28,9 @@ def refuse_while_read(site: Site, volume: Volume, wanted: str) -> None:
     snapshot = site.catalog.snapshots.being_made(volume.volume_id)
     if snapshot is None or volume.state is not VolumeState.AVAILABLE:
         return
-    from ebscrypt.control import storing  # noqa: PLC0415 - rarely needed
+    from ebscrypt.control import attached_source, storing  # noqa: PLC0415 - rarely needed
 
-    if not storing.is_of_attachment(site, snapshot) and storing.is_stored_now(site, snapshot.snapshot_id):
+    if not attached_source.is_of_attachment(site, snapshot) and storing.is_stored_now(site, snapshot.snapshot_id):
         raise StateError(
             f"volume {volume.volume_id} cannot be {wanted}: {snapshot.snapshot_id} is being made of it",
             hint=f"wait for it: `ebscrypt snapshot show {snapshot.snapshot_id} --wait`",
@@ -59,9 +59,9 @@ def end_with_attachment(site: Site, volume_id: str) -> None:
     snapshot = site.catalog.snapshots.being_made(volume_id)
     if snapshot is None:
         return
-    from ebscrypt.control import storing  # noqa: PLC0415 - rarely needed
+    from ebscrypt.control import attached_source, storing  # noqa: PLC0415 - rarely needed
 
-    if storing.is_of_attachment(site, snapshot):
+    if attached_source.is_of_attachment(site, snapshot):
         reason = StateError("the volume was detached, or its daemon died, before the snapshot was complete")
         storing.fail_snapshot(site, snapshot.snapshot_id, reason)
         site.notes.append(f"snapshot {snapshot.snapshot_id} has failed: {reason.message}")

@@ -323,8 +323,5 @@ def _let_go(view: SnapshotView, indexes: list[int]) -> int:
 
 def _committed(view: SnapshotView, snapshot_id: str) -> None:
     with _told(f"snapshot {snapshot_id}"):
-        index = view.next_block()
-        while index is not None:
-            view.done(index)
-            index = view.next_block(index + 1)
+        view.done_rest()
         view.commit(snapshot_id)

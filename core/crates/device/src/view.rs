@@ -181,6 +181,15 @@ impl SnapshotView {
         Ok(())
     }
 
+    /// Every block that is still to be stored was a hole, or is stored: what `done` says of one, of all at once.
+    pub fn done_rest(&self) {
+        let mut next = self.next(0);
+        while let Some(block) = next {
+            self.snapshot.done(block);
+            next = self.next(block + 1);
+        }
+    }
+
     /// Everything is stored, under a name: from now on the change file has what changed since this snapshot began.
     ///
     /// # Errors

@@ -145,6 +145,11 @@ impl SnapshotView {
         py.detach(|| self.view.done(index)).map_err(from_device)
     }
 
+    /// The same of every block that is left.
+    fn done_rest(&self, py: Python<'_>) {
+        py.detach(|| self.view.done_rest());
+    }
+
     /// Everything is stored under this name, which becomes the base.
     fn commit(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         py.detach(|| self.view.commit(name)).map_err(from_device)
