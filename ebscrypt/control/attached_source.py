@@ -114,15 +114,20 @@ class AttachedSource:
     def __init__(self, settings: Settings, snapshot: Snapshot, *, workers: int) -> None:
         """Take the work up, be it for the first time or after another process. Raises `StateError`, `DaemonError`."""
         self._settings, self._snapshot = settings, snapshot
-        self._daemon = self._new_client()
-        status = self._daemon.call("snapshot_status", snapshot_id=snapshot.snapshot_id)
-        self.size = int(status["size"])
-        self.base: str | None = status["base"] or None
-        self._names = _Names(_names_path(settings, snapshot.snapshot_id))
         self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
-        self._memory = self._share(min(workers, MOST_LANES))
-        if len(self.stored) < int(status["done"]):
-            raise StateError(f"snapshot {snapshot.snapshot_id} was interrupted, and the names of its blocks are lost")
+        with contextlib.ExitStack() as undo:
+            self._daemon = undo.enter_context(self._new_client())
+            status = self._call("snapshot_status")
+            self.size = int(status["size"])
+            self.base: str | None = status["base"] or None
+            self._names = _Names(_names_path(settings, snapshot.snapshot_id))
+            undo.callback(self._names.close)
+            if len(self.stored) < int(status["done"]):
+                raise StateError(
+                    f"snapshot {snapshot.snapshot_id} was interrupted, and the names of its blocks are lost"
+                )
+            self._memory = self._share(min(workers, MOST_LANES))
+            undo.pop_all()
 
     @property
     def stored(self) -> Mapping[int, BlockName | None]:

@@ -15,6 +15,7 @@ import fcntl
 import logging
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, TypeVar
 
@@ -77,7 +78,7 @@ class _Running:
         self.view = view
         self.memory: mmap.mmap | None = None
         self.done = 0
-        self.asked = trio.current_time()
+        self.asked = time.monotonic()
 
 
 class Snapshotting:
@@ -222,7 +223,7 @@ class Snapshotting:
         while True:
             await trio.sleep(_LOOK)
             running = self._running
-            if running is not None and trio.current_time() - running.asked > PATIENCE:
+            if running is not None and time.monotonic() - running.asked > PATIENCE:
                 _log.warning("snapshot %s was given up: nobody stores it", running.snapshot_id)
                 await trio.to_thread.run_sync(running.view.abort)
                 self._forget(running)
@@ -235,7 +236,7 @@ class Snapshotting:
                 f"the daemon of volume {self._volume.spec.volume_id} does not know of snapshot "
                 f"{wanted.snapshot_id[:40]}: it ended, or the daemon was started anew"
             )
-        running.asked = trio.current_time()
+        running.asked = time.monotonic()
         return running
 
     def _forget(self, running: _Running) -> None:

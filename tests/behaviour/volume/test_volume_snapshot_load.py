@@ -69,6 +69,11 @@ class Writer(threading.Thread):
             return self._chance.choice((CMD_TRIM, CMD_WRITE_ZEROES)), offset, bytes(length)
         return CMD_WRITE, offset, b"%16d" % len(self.requests) * (length // 16)
 
+    def make_progress(self) -> None:
+        """Return when another request has been answered."""
+        before = self.answered
+        wait_until(lambda: self.answered > before)
+
     def expect(self, content: bytes, first: int, last: int) -> int:
         """Check that ``content`` is the part after n requests, with first ≤ n ≤ last; n."""
         while self._applied < first:
@@ -131,8 +136,8 @@ def test_twenty_snapshots_under_load(place: Place, tmp_path: Path, monkeypatch: 
             writer.start()
         try:
             for _ in range(SNAPSHOTS):
-                before = [writer.answered for writer in writers]
-                wait_until(lambda before=before: all(w.answered > b for w, b in zip(writers, before, strict=True)))
+                for writer in writers:
+                    writer.make_progress()
                 first = [writer.answered for writer in writers]
                 snapshot = create_snapshot(site, volume_id)
                 last = [len(writer.requests) for writer in writers]

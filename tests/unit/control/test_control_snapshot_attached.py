@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import trio
 
-from ebscrypt.control import attached_source, block_storing, storing
+from ebscrypt.control import attached_source, block_storing, runtime, storing
 from ebscrypt.control.attached_source import AttachedSource
 from ebscrypt.control.block_source import NamedBlock
 from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.detach import detach_volume
 from ebscrypt.control.resize import resize_volume
 from ebscrypt.control.site import Site
-from ebscrypt.control.snapshots import create_snapshot, delete_snapshot
+from ebscrypt.control.snapshots import create_snapshot, delete_snapshot, sweep_store
 from ebscrypt.control.storing import settle_snapshot
 from ebscrypt.daemon import snapshotting
-from ebscrypt.errors import SnapshotLimit, SnapshotNotFound, StateError
+from ebscrypt.daemon.client import DaemonClient
+from ebscrypt.errors import InvalidParameter, SnapshotLimit, SnapshotNotFound, StateError
 from ebscrypt.model import MIB, Snapshot, SnapshotState, Volume, VolumeState
 from ebscrypt.stores.names import BLOCK_SIZE
+from tests.behaviour.volume.place import wait_until
+from tests.unit.control import storing_inline
 from tests.unit.control.attached_inline import Attached, attached
 from tests.unit.control.storing_inline import (
     Started,
@@ -341,6 +348,67 @@ def test_a_spool_that_is_full(
     assert "no room" in (failed.state_message or "")
     assert stored_bytes(plain_volume)[:BLOCK_SIZE] == block(50)
     assert take(site, plain_volume).state is COMPLETED
+
+
+def test_a_base_that_is_deleted_at_once(site: Site, plain_volume: Volume, there: Attached) -> None:
+    """Who deletes it waits until what builds on it has pinned its blocks; nothing of either is lost."""
+    write(there, {0: 1, 1: 2})
+    base = take(site, plain_volume)
+    write(there, {1: 3})
+    snapshot = create_snapshot(site, plain_volume.volume_id)
+    with Site(site.settings) as other:
+        deleting = threading.Thread(target=delete_snapshot, args=(other, base.snapshot_id))
+        deleting.start()
+        wait_until(lambda: site.catalog.snapshots.get(base.snapshot_id).deleting)
+        done = settled(site, snapshot)
+        deleting.join(30)
+    storing_inline.age(site)
+    sweep_store(site, "local")
+
+    assert done.parent == base.snapshot_id
+    assert snapshot_bytes(site, done) == stored_bytes(plain_volume)
+
+
+def test_memory_that_could_be_cut_off_is_refused(site: Site, plain_volume: Volume, there: Attached) -> None:
+    """A peer that shortened it would end the daemon; so it must be sealed, and long enough for a block."""
+    write(there, {0: 1})
+    snapshot_id = create_snapshot(site, plain_volume.volume_id).snapshot_id
+    place = runtime.directory(site.settings, plain_volume.volume_id).control_socket
+    plain, short = os.memfd_create("plain"), os.memfd_create("short", os.MFD_ALLOW_SEALING)
+    os.ftruncate(plain, BLOCK_SIZE)
+    fcntl.fcntl(short, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with DaemonClient(place) as daemon:
+        for memory in (plain, short):
+            with pytest.raises(InvalidParameter, match="sealed"):
+                daemon.call("snapshot_memory", descriptor=memory, snapshot_id=snapshot_id)
+            os.close(memory)
+        with pytest.raises(InvalidParameter, match="no memory"):
+            daemon.call("snapshot_read", snapshot_id=snapshot_id, slot=0, indexes=[0])
+        with pytest.raises(StateError, match="does not know"):
+            daemon.call("snapshot_status", snapshot_id="snap-0123456789abcdef0")
+
+
+def test_an_instant_that_nobody_asks_for(
+    site: Site, plain_volume: Volume, there: Attached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an hour the daemon gives it up, and the snapshot ends in an error."""
+    write(there, {0: 1})
+    snapshot = create_snapshot(site, plain_volume.volume_id)
+    monkeypatch.setattr(snapshotting, "_LOOK", 0.01)
+    monkeypatch.setattr(snapshotting, "PATIENCE", 0.01)
+
+    async def expire() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(there.service.snapshotting.expire)
+            await trio.to_thread.run_sync(wait_until, is_given_up)
+            nursery.cancel_scope.cancel()
+
+    def is_given_up() -> bool:
+        return attached_source.under_way(site.settings, plain_volume.volume_id) is None
+
+    trio.run(expire)
+
+    assert settled(site, snapshot).state is ERROR
 
 
 def test_blocks_are_as_long_as_the_stores() -> None:

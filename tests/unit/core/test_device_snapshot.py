@@ -394,3 +394,17 @@ def test_a_damaged_change_file_is_not_believed(tmp_path: Path, at: int) -> None:
     finish(volume.snapshot(), "one")
     assert wanted(volume.snapshot("one")) == []
     volume.device.close()
+
+
+def test_the_rest_at_once(volume: Volume) -> None:
+    """What is left is done with one call: nothing of it is to be stored any more, and the snapshot can be committed."""
+    volume.device.pwrite(b"x" * BLOCK, 0)
+    view = volume.snapshot()
+    view.done(0)
+    view.done_rest()
+
+    assert (view.remaining, view.next_block()) == (0, None)
+    view.done_rest()
+    view.commit("first")
+    assert volume.device.tracking is not None
+    assert volume.device.tracking.base == "first"
