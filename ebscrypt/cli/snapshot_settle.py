@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+from typing import Final
 
 from ebscrypt.cli import arguments, snapshot_output
+
+_NICE: Final = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from ebscrypt.control.storing import settle_snapshot  # noqa: PLC0415 - not for --help
 
+    # Whoever uses the volume, and whatever else runs here, comes first.
+    os.nice(_NICE)
     with arguments.opened(parsed, recovering=False) as site:
         settle_snapshot(site, parsed.snapshot_id)
     return 0

@@ -11,32 +11,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import trio
 
 from ebscrypt.core import SnapshotView
+from ebscrypt.daemon import snapshot_view
 from ebscrypt.daemon.volume import OpenVolume
-from ebscrypt.errors import DaemonError, InvalidParameter, OutOfSpace, SnapshotLimit, StateError
-from ebscrypt.model import KIB, check_snapshot_id
+from ebscrypt.errors import InvalidParameter, SnapshotLimit, StateError
+from ebscrypt.model import check_snapshot_id
 
-BLOCK_SIZE: Final = 512 * KIB
-"""Bytes of a block, and of its place in the memory: `stores.names.BLOCK_SIZE`, which this floor does not see."""
-MOST_RANGES: Final = 256
-"""Ranges of blocks in one answer."""
-MOST_LISTED: Final = 1 << 16
-"""Blocks in one answer: some ten milliseconds."""
-LARGEST_MEMORY: Final = 256 * BLOCK_SIZE
 PATIENCE: Final = 3600.0
 """Seconds without a request after which nobody is taken to be at the snapshot any more: longer than a store that does
 not answer keeps a storing process waiting."""
+MOST_READERS: Final = 8
+"""Threads that read blocks at once."""
+_NICE: Final = 10
 _LOOK: Final = 30.0
 """Seconds between two looks at whether that time is over."""
 
@@ -79,6 +76,20 @@ class _Running:
         self.memory: mmap.mmap | None = None
         self.done = 0
         self.asked = time.monotonic()
+        # Hashing takes a core: the threads that serve the volume come first.
+        self._readers = ThreadPoolExecutor(MOST_READERS, "snapshot", _step_back)
+
+    async def read(self, work: Callable[..., _P], *arguments: Any) -> _P:
+        """Do work that takes long, in a thread of low priority."""
+        try:
+            future = self._readers.submit(work, *arguments)
+        except RuntimeError as error:
+            raise StateError(f"snapshot {self.snapshot_id} has ended just now") from error
+        return await trio.to_thread.run_sync(future.result)
+
+    def end(self) -> None:
+        """Let the threads end when they have done what they are at."""
+        self._readers.shutdown(wait=False)
 
 
 class Snapshotting:
@@ -162,16 +173,16 @@ class Snapshotting:
             raise InvalidParameter("a memfd's descriptor must come with this request")
         try:
             running = self._of(_taken(parameters, _Named))
-            running.memory = _mapped(descriptor)
+            running.memory = snapshot_view.mapped(descriptor)
         finally:
             os.close(descriptor)
-        return {"slots": len(running.memory) // BLOCK_SIZE}
+        return {"slots": len(running.memory) // snapshot_view.BLOCK_SIZE}
 
     async def blocks(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The blocks to be stored, as ranges, from ``index`` on; of a whole snapshot without the known holes."""
         wanted = _taken(parameters, _List)
         running = self._of(wanted)
-        ranges, following = await trio.to_thread.run_sync(_listed, running.view, wanted.index)
+        ranges, following = await running.read(snapshot_view.listed, running.view, wanted.index)
         return {"ranges": ranges, "next": following}
 
     async def read(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -179,23 +190,23 @@ class Snapshotting:
         wanted = _taken(parameters, _Read)
         running = self._of(wanted)
         memory = running.memory
-        if memory is None or (wanted.slot + len(wanted.indexes)) * BLOCK_SIZE > len(memory):
+        if memory is None or (wanted.slot + len(wanted.indexes)) * snapshot_view.BLOCK_SIZE > len(memory):
             raise InvalidParameter(f"there is no memory for {len(wanted.indexes)} blocks at {wanted.slot}")
-        digests = await trio.to_thread.run_sync(_filled, running.view, memory, wanted)
+        digests = await running.read(snapshot_view.filled, running.view, memory, wanted.slot, wanted.indexes)
         return {"digests": digests}
 
     async def done(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """These blocks are stored; once more is fine."""
         wanted = _taken(parameters, _Done)
         running = self._of(wanted)
-        running.done += await trio.to_thread.run_sync(_let_go, running.view, wanted.indexes)
+        running.done += await trio.to_thread.run_sync(snapshot_view.let_go, running.view, wanted.indexes)
         return {"done": running.done}
 
     async def commit(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The snapshot is stored: from now on changes since it count. What is left of it was holes."""
         running = self._of(_taken(parameters, _Named))
         try:
-            await trio.to_thread.run_sync(_committed, running.view, running.snapshot_id)
+            await trio.to_thread.run_sync(snapshot_view.committed, running.view, running.snapshot_id)
         finally:
             self._forget(running)
         _log.info("snapshot %s is complete; %d blocks were copied", running.snapshot_id, running.view.copies)
@@ -242,6 +253,13 @@ class Snapshotting:
     def _forget(self, running: _Running) -> None:
         if self._running is running:
             self._running = None
+        running.end()
+
+
+def _step_back() -> None:
+    """Give this thread a low priority, as far as the system lets us (setpriority(2): 0 is the calling thread)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
 
 def _taken(parameters: dict[str, Any], kind: type[_P]) -> _P:
@@ -249,80 +267,3 @@ def _taken(parameters: dict[str, Any], kind: type[_P]) -> _P:
         return msgspec.convert(parameters, kind)
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"the parameters make no sense: {error}") from None
-
-
-def _mapped(descriptor: int) -> mmap.mmap:
-    """The memory. What could be cut off under us would end this process, and with it the volume."""
-    try:
-        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-    except OSError:
-        sealed = 0
-    size = os.fstat(descriptor).st_size
-    if not sealed or not BLOCK_SIZE <= size <= LARGEST_MEMORY:
-        raise InvalidParameter(f"a memfd of {size} bytes is too short or too long, or not sealed against shrinking")
-    return mmap.mmap(descriptor, size)
-
-
-@contextlib.contextmanager
-def _told(snapshot: str = "the snapshot") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _meaning(error, snapshot) from error
-
-
-def _meaning(error: OSError, snapshot: str) -> DaemonError | OutOfSpace | StateError:
-    """An error of the core's view as a user understands it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpace(
-            f"{snapshot} has failed: there is no room for what is overwritten while it is made",
-            hint="the state directory's file system needs as much room as is written meanwhile",
-        )
-    if error.errno == errno.ESHUTDOWN:
-        return StateError(f"{snapshot} has ended: it was given up, or the volume is being detached")
-    return DaemonError(f"{snapshot} has failed: {error.strerror}")
-
-
-def _listed(view: SnapshotView, index: int) -> tuple[list[tuple[int, int]], int | None]:
-    """Ranges as first block and number of blocks, and where to go on, None at the end."""
-    # Of one that builds on another the holes must be known, too: they may have been data before.
-    following = view.next_block if view.base else view.next_data
-    ranges: list[tuple[int, int]] = []
-    with _told():
-        found, count = following(index), 0
-        while found is not None and count < MOST_LISTED and len(ranges) < MOST_RANGES:
-            if ranges and sum(ranges[-1]) == found:
-                ranges[-1] = ranges[-1][0], ranges[-1][1] + 1
-            else:
-                ranges.append((found, 1))
-            found, count = following(found + 1), count + 1
-    return ranges, found
-
-
-def _filled(view: SnapshotView, memory: mmap.mmap, wanted: _Read) -> list[str | None]:
-    digests: list[str | None] = []
-    with _told(), memoryview(memory) as whole:
-        for slot, index in enumerate(wanted.indexes, wanted.slot):
-            with whole[slot * BLOCK_SIZE : (slot + 1) * BLOCK_SIZE] as place:
-                digest = view.read_block_into(place, index)
-            digests.append(None if digest is None else digest.hex())
-    return digests
-
-
-def _let_go(view: SnapshotView, indexes: list[int]) -> int:
-    count = 0
-    for index in indexes:
-        try:
-            view.done(index)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise _meaning(error, "the snapshot") from error
-        else:
-            count += 1
-    return count
-
-
-def _committed(view: SnapshotView, snapshot_id: str) -> None:
-    with _told(f"snapshot {snapshot_id}"):
-        view.done_rest()
-        view.commit(snapshot_id)

@@ -21,7 +21,7 @@ from ebscrypt.control.resize import resize_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshots import create_snapshot, delete_snapshot, sweep_store
 from ebscrypt.control.storing import settle_snapshot
-from ebscrypt.daemon import snapshotting
+from ebscrypt.daemon import snapshot_view, snapshotting
 from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.errors import InvalidParameter, SnapshotLimit, SnapshotNotFound, StateError
 from ebscrypt.model import MIB, Snapshot, SnapshotState, Volume, VolumeState
@@ -413,4 +413,4 @@ def test_an_instant_that_nobody_asks_for(
 
 def test_blocks_are_as_long_as_the_stores() -> None:
     """The daemon, which knows of no store, has the same block size."""
-    assert snapshotting.BLOCK_SIZE == BLOCK_SIZE
+    assert snapshot_view.BLOCK_SIZE == BLOCK_SIZE
