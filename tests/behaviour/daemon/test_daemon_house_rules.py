@@ -195,7 +195,7 @@ def test_the_daemon_cannot_change_its_records(bench: Bench) -> None:
 
 
 def test_descriptors(bench: Bench) -> None:
-    """Beyond standard streams: lock, backing, change file, sockets, secret memory and the event loop's own; all close-on-exec."""
+    """Beyond standard streams: lock, backing, change file, sockets, secret memory and event loop; all close-on-exec."""
     daemon = bench.start(bench.volume(8 * MIB))
     daemon.call("status")  # what only the start needs is closed by now
     for entry in Path(f"/proc/{daemon.process.pid}/fd").iterdir():
