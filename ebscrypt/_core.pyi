@@ -12,12 +12,14 @@ from typing_extensions import Buffer
 __all__ = [
     "Device",
     "Extent",
+    "Filling",
     "NbdServer",
     "OperationStatistics",
     "SecretMemory",
     "SnapshotView",
     "Tracking",
     "__version__",
+    "create_fill_file",
     "drop_privileges",
     "harden_process",
 ]
@@ -152,8 +154,38 @@ class SnapshotView:
         """Give it up: whatever changed counts as changed since the base before. Idempotent."""
 
 @final
+class Filling:
+    """The blocks of a volume that are still to come, in blocks of 512 KiB; all of it works while suspended, too.
+
+    A request to a block that is missing waits for it, and fails with EIO when ``fill_patience`` is over. A change goes
+    on when the block is durable and the fill file says so, durably; a change of a whole block does not wait for what
+    was in it. No block that is supplied late overwrites a change, whatever dies when. OSError (ESHUTDOWN) once closed.
+    """
+
+    @property
+    def left(self) -> int:
+        """Blocks that a crash would let be supplied again. Zero: the volume is whole, and the fill file not needed."""
+    def next_missing(self, index: int = 0) -> int | None:
+        """The first block from ``index`` on that is missing."""
+    def wanted(self, timeout: float) -> list[int]:
+        """The missing blocks for which requests wait, after waiting up to ``timeout`` seconds for one.
+
+        Each is told again after a second for as long as a request waits for it.
+        """
+    def supply(self, index: int, stored: Buffer) -> None:
+        """A block, as it is stored, and zeros where there are fewer bytes than it has. No error if it is there already.
+
+        OSError: EINVAL for a block that the volume does not have, or more bytes than it has; what the backing says
+        (whoever waits for the block is told that, too); EIO where nothing can be made durable any more.
+        """
+    def fail(self, index: int, errno: int) -> None:
+        """A block cannot be had now: requests that wait for it fail with ``errno``. The next one asks for it again."""
+    def settle(self) -> None:
+        """Make durable what is there, which happens by itself every 128 MiB. OSError (EIO) where that fails."""
+
+@final
 class Device:
-    """The device stack over one backing: gate, align, crypt, track, file. Offsets and lengths: bytes of the volume."""
+    """The device stack over one backing: gate, align, crypt, track, fill, file. All offsets are those of the volume."""
 
     def __new__(
         cls,
@@ -166,6 +198,8 @@ class Device:
         read_only: bool = False,
         discard: bool = True,
         change_file: int | None = None,
+        fill_file: int | None = None,
+        fill_patience: float = 60.0,
     ) -> Device:
         """Open over a duplicate of ``fd`` (regular file or block device; O_DIRECT is noticed and honoured).
 
@@ -177,6 +211,10 @@ class Device:
         With ``change_file``, a regular file of which a duplicate is taken, it notes which blocks change, and snapshots
         can be made; an empty one is begun. It belongs to one volume and to one device at a time, and every change of
         the volume must go through a device that has it. ValueError for ``read_only`` and beyond 64 TiB.
+
+        With ``fill_file``, which `create_fill_file` made for this volume, blocks are still to come: see `Filling`. It
+        belongs to one device at a time, and every change must go through one that has it until `Filling.left` is zero.
+        OSError (EINVAL) for what is no fill file, or of another size; ValueError for ``read_only``.
         """
     @property
     def size(self) -> int: ...
@@ -238,6 +276,9 @@ class Device:
 
         ENOKEY where the round keys were wiped, ESHUTDOWN once closed.
         """
+    @property
+    def filling(self) -> Filling | None:
+        """The blocks that are still to come; None where it was opened without a fill file."""
     def statistics(self) -> dict[str, OperationStatistics]:
         """By operation: read, write, flush, discard, write_zeroes, block_status."""
     @property
@@ -298,6 +339,13 @@ class NbdServer:
     def connections(self) -> int: ...
     def stop(self, timeout: float) -> bool:
         """Accept no more, let requests under way finish, close all. False when a client had to be cut off."""
+
+def create_fill_file(fd: int, size: int, missing: list[tuple[int, int]]) -> None:
+    """Make an empty file the fill file of a volume of ``size`` bytes; durable but for its name.
+
+    ``missing`` has the first block and the count of each run of blocks that are still to come. OSError: EINVAL beyond
+    64 TiB and for blocks that the volume does not have; no space.
+    """
 
 def harden_process(*, lock_memory: bool, io_flusher: bool) -> list[str]:
     """PR_SET_DUMPABLE 0, RLIMIT_CORE 0, and on wish mlockall and PR_SET_IO_FLUSHER.

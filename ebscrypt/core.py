@@ -3,12 +3,14 @@
 from ebscrypt._core import (
     Device,
     Extent,
+    Filling,
     NbdServer,
     OperationStatistics,
     SecretMemory,
     SnapshotView,
     Tracking,
     __version__,
+    create_fill_file,
     drop_privileges,
     harden_process,
 )
@@ -16,12 +18,14 @@ from ebscrypt._core import (
 __all__ = [
     "Device",
     "Extent",
+    "Filling",
     "NbdServer",
     "OperationStatistics",
     "SecretMemory",
     "SnapshotView",
     "Tracking",
     "__version__",
+    "create_fill_file",
     "drop_privileges",
     "harden_process",
 ]

@@ -160,6 +160,14 @@ impl Volume {
     /// on. [`Volume::close`] is still to be called.
     pub fn abort(&self) {
         self.below.shut();
+        self.end_waits();
+    }
+
+    /// Those who are inside and wait for a block that is still to come shall not keep the end waiting.
+    fn end_waits(&self) {
+        if let Some(fill) = self.fill.upgrade() {
+            fill.shut();
+        }
     }
 
     /// Let no request in any more, wait for those under way, flush, wipe the round keys and close the backing. The
@@ -170,9 +178,13 @@ impl Volume {
     /// When the flush fails; all the rest is done nevertheless. The first call tells.
     pub fn close(&self) -> Result<()> {
         // First, so that a suspension that is just beginning gives up.
-        self.below.shut();
+        self.abort();
         let _control = self.control.lock();
         let Some(below) = self.below.close() else { return Ok(()) };
+        if let Some(fill) = &below.fill {
+            // What cannot be settled now is supplied again; what was written the flush below tells.
+            let _ = fill.settle_all();
+        }
         let flushed = if self.read_only { Ok(()) } else { below.flush() };
         if let Some(keyed) = &self.keyed {
             keyed.cipher.wipe();

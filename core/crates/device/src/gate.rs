@@ -1,13 +1,14 @@
 //! The top of the stack: lets in what is allowed, and counts it. Who changes what is allowed: see `access`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::access::{Control, Keyed};
 use crate::crypt::Crypt;
+use crate::fill::Fill;
 use crate::open::SetupError;
 use crate::statistics::{OperationStatistics, Statistics};
 use crate::track::{self, Track};
@@ -28,11 +29,18 @@ pub(crate) struct Below {
     pub(crate) track: Option<Arc<Track>>,
     /// Another one, for who re-encrypts.
     pub(crate) crypt: Option<Arc<Crypt>>,
+    /// And another, for who supplies its blocks.
+    pub(crate) fill: Option<Arc<Fill>>,
 }
 
 impl Below {
-    pub(crate) fn new(top: Box<dyn Device>, track: Option<Arc<Track>>, crypt: Option<Arc<Crypt>>) -> Below {
-        Below { top, track, crypt }
+    pub(crate) fn new(
+        top: Box<dyn Device>,
+        track: Option<Arc<Track>>,
+        crypt: Option<Arc<Crypt>>,
+        fill: Option<Arc<Fill>>,
+    ) -> Below {
+        Below { top, track, crypt, fill }
     }
 
     pub(crate) fn flush(&self) -> Result<()> {
@@ -43,6 +51,8 @@ impl Below {
 /// A volume: the whole stack, as everybody above sees it.
 pub struct Volume {
     pub(crate) below: Turnstile<Below>,
+    /// For who ends the waits of those inside.
+    pub(crate) fill: Weak<Fill>,
     pub(crate) keyed: Option<Keyed>,
     size: AtomicU64,
     /// Opened read-only: nothing can change that.
@@ -60,6 +70,7 @@ impl Volume {
     pub(crate) fn new(below: Below, keyed: Option<Keyed>, size: u64) -> Volume {
         let (read_only, alignment) = (below.top.read_only(), below.top.alignment());
         Volume {
+            fill: below.fill.as_ref().map_or_else(Weak::new, Arc::downgrade),
             below: Turnstile::new(below),
             keyed,
             size: AtomicU64::new(size),
@@ -104,6 +115,9 @@ impl Volume {
         check_room(size, below.top.size())?;
         if below.track.is_some() {
             track::file::check_size(size)?;
+        }
+        if below.fill.as_ref().is_some_and(|fill| fill.left() > 0) {
+            return Err(SetupError::system(libc::EBUSY, "the volume is still being filled"));
         }
         // Of two that grow at once, the larger size stays.
         self.size.fetch_max(size, Ordering::SeqCst);

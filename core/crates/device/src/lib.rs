@@ -7,6 +7,7 @@
 //! align   read-modify-write of partial sectors        any request
 //! crypt   AES-256-XTS, in place                       whole sectors
 //! track   changed blocks, copies for a snapshot       the same
+//! fill    blocks that are still to come               the same
 //! file    pread, pwrite, fdatasync, fallocate, lseek  what O_DIRECT wants
 //! ```
 
@@ -19,6 +20,8 @@ mod descriptor;
 #[cfg(test)]
 mod faults;
 mod file;
+mod fill;
+mod filling;
 mod gate;
 mod open;
 mod statistics;
@@ -34,8 +37,9 @@ pub mod testing;
 use std::sync::Arc;
 
 pub use buffer::{Buffer, SCRATCH, Scratch};
+pub use filling::create_fill_file;
 pub use gate::Volume;
-pub use open::{Options, SetupError, open, open_tracked};
+pub use open::{FillOptions, Options, SetupError, open, open_filling, open_tracked};
 pub use statistics::{BUCKETS, OperationStatistics};
 pub use track::BLOCK;
 pub use turn::Reencryption;

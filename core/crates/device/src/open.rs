@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebscrypt_secret::{SecretMemory, XtsCipher};
 
@@ -13,6 +14,8 @@ use crate::backing::Backing;
 use crate::crypt::Crypt;
 use crate::descriptor::Descriptor;
 use crate::file::File;
+use crate::fill::file::FillFile;
+use crate::fill::{self, Fill, Filling};
 use crate::gate::{Below, Volume, check_room, check_size};
 use crate::track::changes::Changes;
 use crate::track::{self, Track};
@@ -32,6 +35,14 @@ pub struct Options<'a> {
     pub read_only: bool,
     /// Give discarded space back to the file system; otherwise discard does nothing.
     pub discard: bool,
+}
+
+/// How a volume whose blocks are still to come is to be filled.
+pub struct FillOptions<'a> {
+    /// The fill file, a regular file open for reading and writing, as [`crate::create_fill_file`] made it for this volume.
+    pub file: BorrowedFd<'a>,
+    /// How long a request waits for a block before it fails with EIO.
+    pub patience: Duration,
 }
 
 /// Why a volume cannot be opened or grown so.
@@ -87,11 +98,45 @@ pub fn open(fd: BorrowedFd<'_>, options: &Options<'_>) -> Result<Volume, SetupEr
 /// # Errors
 /// [`SetupError`], also for what is opened read-only, and for a volume beyond 64 TiB.
 pub fn open_tracked(fd: BorrowedFd<'_>, changes: BorrowedFd<'_>, options: &Options<'_>) -> Result<Volume, SetupError> {
+    let descriptor = descriptor(fd, options)?;
+    assemble_tracked(descriptor, Some(open_changes(changes, options)?), options)
+}
+
+fn open_changes(changes: BorrowedFd<'_>, options: &Options<'_>) -> Result<Changes, SetupError> {
     if options.read_only {
         return Err(SetupError::Argument("a change file is of no use to a device that is opened read-only".to_owned()));
     }
+    track::file::open(changes, options.size)
+}
+
+/// The same for a volume whose blocks are still to come, with a change file or without.
+///
+/// # Errors
+/// [`SetupError`], also for what is opened read-only, and for a fill file that is none, or another volume's.
+pub fn open_filling(
+    fd: BorrowedFd<'_>,
+    changes: Option<BorrowedFd<'_>>,
+    fill: &FillOptions<'_>,
+    options: &Options<'_>,
+) -> Result<Volume, SetupError> {
+    if options.read_only {
+        return Err(SetupError::Argument("a volume that is still being filled cannot be opened read-only".to_owned()));
+    }
     let descriptor = descriptor(fd, options)?;
-    assemble_tracked(descriptor, Some(track::file::open(changes, options.size)?), options)
+    let changes = changes.map(|changes| open_changes(changes, options)).transpose()?;
+    let filling = fill_file(fill)?;
+    if filling.file.size != options.size {
+        let (found, size) = (filling.file.size, options.size);
+        return Err(SetupError::system(libc::EINVAL, &format!("the fill file is of {found} bytes, the volume {size}")));
+    }
+    assemble_filling(descriptor, changes, Some(filling), options)
+}
+
+fn fill_file(options: &FillOptions<'_>) -> Result<Filling, SetupError> {
+    let failed = |error| SetupError::from_io(error, "the fill file must be one, and open for reading and writing");
+    let file = Descriptor::new(options.file, false).map_err(failed)?;
+    let (file, missing) = FillFile::open(Box::new(file)).map_err(failed)?;
+    Ok(Filling { file, missing, patience: options.patience })
 }
 
 fn descriptor(fd: BorrowedFd<'_>, options: &Options<'_>) -> Result<Descriptor, SetupError> {
@@ -105,10 +150,19 @@ pub(crate) fn assemble<B: Backing + 'static>(backing: B, options: &Options<'_>) 
     assemble_tracked(backing, None, options)
 }
 
-/// Gate, align, crypt, track, file: each only where it has something to do.
 pub(crate) fn assemble_tracked<B: Backing + 'static>(
     backing: B,
     changes: Option<Changes>,
+    options: &Options<'_>,
+) -> Result<Volume, SetupError> {
+    assemble_filling(backing, changes, None, options)
+}
+
+/// Gate, align, crypt, track, fill, file: each only where it has something to do.
+pub(crate) fn assemble_filling<B: Backing + 'static>(
+    backing: B,
+    changes: Option<Changes>,
+    filling: Option<Filling>,
     options: &Options<'_>,
 ) -> Result<Volume, SetupError> {
     let demands = backing.demands();
@@ -128,11 +182,18 @@ pub(crate) fn assemble_tracked<B: Backing + 'static>(
 
     let cipher = options.key.map(XtsCipher::new).transpose().map_err(SetupError::from_key)?.map(Arc::new);
     let file = File::new(backing, options.data_offset, unit, options.read_only, options.discard);
-    let (mut top, track): (Box<dyn Device>, _) = match changes {
+    let (bottom, fill): (Box<dyn Device>, _) = match filling {
         None => (Box::new(file), None),
+        Some(filling) => {
+            let fill = Arc::new(Fill::new(Box::new(file), filling, options.discard));
+            (Box::new(fill::Shared(Arc::clone(&fill))), Some(fill))
+        }
+    };
+    let (mut top, track) = match changes {
+        None => (bottom, None),
         Some(changes) => {
-            let track = Arc::new(Track::new(Box::new(file), changes));
-            (Box::new(Arc::clone(&track)), Some(track))
+            let track = Arc::new(Track::new(bottom, changes));
+            (Box::new(Arc::clone(&track)) as Box<dyn Device>, Some(track))
         }
     };
     let mut crypt = None;
@@ -144,7 +205,7 @@ pub(crate) fn assemble_tracked<B: Backing + 'static>(
     if unit > 1 || demands.memory > 1 {
         top = Box::new(Align::new(top, demands.memory));
     }
-    Ok(Volume::new(Below::new(top, track, crypt), cipher.map(Keyed::new).transpose()?, options.size))
+    Ok(Volume::new(Below::new(top, track, crypt, fill), cipher.map(Keyed::new).transpose()?, options.size))
 }
 
 #[cfg(test)]

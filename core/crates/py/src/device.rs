@@ -7,9 +7,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use ebscrypt_device::{Access, Device as _, Operation, Options, SCRATCH, Scratch, Volume, WriteFlags, ZeroFlags};
+use ebscrypt_device::{
+    Access, Device as _, FillOptions, Operation, Options, SCRATCH, Scratch, Volume, WriteFlags, ZeroFlags,
+};
 
 use crate::arguments::{Bytes, Memory, from_device, from_setup, os_error};
+use crate::filling::{Filling, patience};
 use crate::reencryption;
 use crate::secret::SecretMemory;
 use crate::snapshot::{SnapshotView, Tracking};
@@ -35,6 +38,7 @@ struct Extent {
 #[pyclass(frozen, module = "ebscrypt._core")]
 pub(crate) struct Device {
     volume: Arc<Volume>,
+    has_fill_file: bool,
 }
 
 impl Device {
@@ -48,7 +52,7 @@ impl Device {
 #[pymethods]
 impl Device {
     #[new]
-    #[pyo3(signature = (fd, *, size, data_offset=0, sector_size=4096, key=None, read_only=false, discard=true, change_file=None))]
+    #[pyo3(signature = (fd, *, size, data_offset=0, sector_size=4096, key=None, read_only=false, discard=true, change_file=None, fill_file=None, fill_patience=60.0))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -60,10 +64,13 @@ impl Device {
         read_only: bool,
         discard: bool,
         change_file: Option<RawFd>,
+        fill_file: Option<RawFd>,
+        fill_patience: f64,
     ) -> PyResult<Device> {
-        if fd < 0 || change_file.is_some_and(|fd| fd < 0) {
+        if [Some(fd), change_file, fill_file].into_iter().flatten().any(|fd| fd < 0) {
             return Err(os_error(libc::EBADF));
         }
+        let patience = patience(fill_patience)?;
         let key = key.as_ref().map(Bound::get);
         py.detach(|| {
             // SAFETY: used only to make a duplicate, which fails with EBADF when there is no such descriptor.
@@ -71,9 +78,13 @@ impl Device {
             let (fd, change_file) = (borrow(fd), change_file.map(borrow));
             let open = |key: Option<&ebscrypt_secret::SecretMemory>| {
                 let options = Options { size, data_offset, sector_size, key, read_only, discard };
-                match change_file {
-                    Some(change_file) => ebscrypt_device::open_tracked(fd, change_file, &options),
-                    None => ebscrypt_device::open(fd, &options),
+                match (fill_file, change_file) {
+                    (Some(file), _) => {
+                        let fill = FillOptions { file: borrow(file), patience };
+                        ebscrypt_device::open_filling(fd, change_file, &fill, &options)
+                    }
+                    (None, Some(change_file)) => ebscrypt_device::open_tracked(fd, change_file, &options),
+                    (None, None) => ebscrypt_device::open(fd, &options),
                 }
                 .map_err(from_setup)
             };
@@ -81,7 +92,7 @@ impl Device {
                 Some(key) => key.with(|key| open(Some(key)))?,
                 None => open(None)?,
             };
-            Ok(Device { volume: Arc::new(volume) })
+            Ok(Device { volume: Arc::new(volume), has_fill_file: fill_file.is_some() })
         })
     }
 
@@ -205,6 +216,12 @@ impl Device {
     /// Let the new key be the only one.
     fn end_reencryption(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.volume.end_reencryption()).map_err(from_device)
+    }
+
+    /// The blocks that are still to come; None where there is no fill file.
+    #[getter]
+    fn filling(&self) -> Option<Filling> {
+        self.has_fill_file.then(|| Filling::new(&self.volume))
     }
 
     /// By operation: read, write, flush, discard, write_zeroes, block_status.

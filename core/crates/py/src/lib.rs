@@ -4,6 +4,7 @@
 
 mod arguments;
 mod device;
+mod filling;
 mod nbd;
 mod process;
 mod reencryption;
@@ -18,6 +19,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     secret::register(module)?;
     device::register(module)?;
+    filling::register(module)?;
     snapshot::register(module)?;
     nbd::register(module)?;
     process::register(module)

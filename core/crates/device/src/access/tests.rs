@@ -50,7 +50,7 @@ fn volume_of(memory: MemoryDevice) -> (Arc<MemoryDevice>, Volume) {
     let memory = Arc::new(memory);
     let size = memory.size();
     let below = Box::new(Looked(Arc::clone(&memory)));
-    (memory, Volume::new(Below::new(below, None, None), None, size))
+    (memory, Volume::new(Below::new(below, None, None, None), None, size))
 }
 
 fn until(condition: impl Fn() -> bool) {

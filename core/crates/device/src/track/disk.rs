@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,20 +33,13 @@ struct State {
     durable: HashMap<u64, Sector>,
     pending: Vec<(u64, Sector)>,
     failing: bool,
-    /// Calls that change or sync something and still succeed; none: all of them.
-    fuse: Option<u64>,
+    /// Writes and syncs that still succeed; none: all of them.
+    fuse: Option<Arc<AtomicI64>>,
 }
 
 impl State {
-    fn burn(&mut self) -> io::Result<()> {
-        let blown = match &mut self.fuse {
-            Some(0) => true,
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
-        };
+    fn burn(&self) -> io::Result<()> {
+        let blown = self.fuse.as_ref().is_some_and(|fuse| fuse.fetch_sub(1, Ordering::SeqCst) <= 0);
         if blown || self.failing { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
     }
 }
@@ -79,11 +73,16 @@ impl Disk {
 
     /// Let everything fail after so many more calls, as if the machine had stopped there; none: nothing fails any more.
     pub(crate) fn stop_after(&self, calls: Option<u64>) {
-        self.state.lock().fuse = calls;
+        self.state.lock().fuse = calls.map(|left| Arc::new(AtomicI64::new(left as i64)));
     }
 
     pub(crate) fn fail(&self, failing: bool) {
         self.state.lock().failing = failing;
+    }
+
+    /// Let as many writes and syncs go well as `fuse` says, which several disks may share, and no more.
+    pub(crate) fn light(&self, fuse: &Arc<AtomicI64>) {
+        self.state.lock().fuse = Some(Arc::clone(fuse));
     }
 }
 
