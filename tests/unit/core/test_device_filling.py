@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_what_is_refused(folder: Path) -> None:
     """With the errno that goes with it; nothing has changed afterwards."""
     os.truncate(folder / "backing", SIZE + BLOCK)
     with opened(folder, patience=0.01) as (device, filling):
-        refusals = {
+        refusals: dict[int, list[Callable[[], object]]] = {
             errno.EINVAL: [lambda: filling.supply(5, b""), lambda: filling.supply(4, bytes(8192))],
             errno.EIO: [lambda: device.pread(1, 0), lambda: device.pwrite(b"x", 0)],
             errno.EBUSY: [lambda: device.grow(SIZE + BLOCK)],
