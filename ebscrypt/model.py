@@ -197,6 +197,7 @@ class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     ``size`` (bytes) and ``kms_key_arn`` are what the catalog has, and the header must agree: who can write to the
     backing must not choose the key. None where there is no catalog to ask. ``nbd_index`` asks to take up an existing
     /dev/nbdN again after a crash. ``grant_token`` makes the grant for this attachment effective at once (facts §5.2).
+    ``fill_file`` says which blocks of the volume are still to come.
     """
 
     volume_id: str
@@ -212,6 +213,7 @@ class AttachmentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     nbd_index: int | None = None
     on_key_unusable: OnKeyUnusable = OnKeyUnusable.IGNORE
     grant_token: str | None = None
+    fill_file: str | None = None
 
     def __repr__(self) -> str:
         return f"AttachmentSpec({self.volume_id})"

@@ -35,8 +35,8 @@ COMMANDS: Final = {
     "kms": "the embedded KMS: keys and aliases; serve it to other programs",
     "completion": "print a completion script for a shell",
 }
-HIDDEN: Final = ("attachment", "reencrypting")
-"""For the systemd unit and for ourselves, not for people."""
+HIDDEN: Final = ("attachment", "reencrypting", "fill")
+"""For the systemd unit and for other commands, not for people."""
 _DESCRIPTION: Final = "Amazon EBS encryption for any Linux machine: encrypted volumes whose keys are in AWS KMS."
 _EPILOG: Final = "`ebscrypt COMMAND --help` tells more. Settings: /etc/ebscrypt/config.toml and EBSCRYPT_* variables."
 

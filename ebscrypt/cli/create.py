@@ -5,7 +5,8 @@ is the account and Region's default unless --kms-key-id names one: see `ebscrypt
 
 With --snapshot-id it holds what the snapshot holds, and is as large unless --size says more. Of an encrypted snapshot
 it has the KMS key unless --kms-key-id names another: then it gets a data key of its own, and every block is turned to
-it. The command returns when all blocks are there.
+it. The command returns when all blocks are there; with --lazy at once, and blocks come when they are first used, and in
+the background: `ebscrypt show` tells how far that is.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=SECTOR_SIZES,
         help="bytes enciphered at once (4096, or as in the snapshot)",
     )
+    parser.add_argument(
+        "--lazy", action="store_true", help="with --snapshot-id: do not wait until the snapshot's blocks are there"
+    )
     arguments.add_on_key_unusable(parser, required=False)
     parser.add_argument("--tag", metavar="KEY=VALUE", action="append", default=[], help="a tag; may be repeated")
     arguments.add_output(parser)
@@ -57,6 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
         backing=parsed.backing,
         force=parsed.force,
         preallocate=parsed.preallocate,
+        lazy=parsed.lazy,
         on_key_unusable=OnKeyUnusable(parsed.on_key_unusable),
         tags=arguments.tags(parsed.tag),
     )

@@ -14,13 +14,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from ebscrypt.control.describe import describe_volume  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.fill_job import progress  # noqa: PLC0415 - the same
     from ebscrypt.control.reencrypting import noted  # noqa: PLC0415 - the same
 
     with arguments.opened(parsed) as site:
         volume, attached = describe_volume(site, parsed.volume_id)
         reencrypting = noted(site, volume)
+        filled = progress(site.settings, volume.volume_id)
     if parsed.output == "json":
-        output.print_json(output.volume_record(volume, attached, reencrypting))
+        percent = None if filled is None else filled.percent
+        output.print_json(output.volume_record(volume, attached, reencrypting) | {"InitializationPercent": percent})
     else:
-        output.print_fields(output.volume_fields(volume, attached, reencrypting))
+        told = None if filled is None else f"{filled.percent} % ({filled.done} of {filled.blocks} blocks)"
+        output.print_fields(output.volume_fields(volume, attached, reencrypting) | {"initialized": told})
     return 0

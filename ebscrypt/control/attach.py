@@ -15,7 +15,19 @@ import socket
 from typing import Final
 
 from ebscrypt.catalog.events import VolumeEvent
-from ebscrypt.control import backing, faultpoints, grants, holders, leftovers, links, process, rewrap, runtime, systemd
+from ebscrypt.control import (
+    backing,
+    faultpoints,
+    fill_job,
+    grants,
+    holders,
+    leftovers,
+    links,
+    process,
+    rewrap,
+    runtime,
+    systemd,
+)
 from ebscrypt.control.causes import event_cause, failure_text
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
@@ -130,7 +142,22 @@ def _spec(
         nbd_index=None if lost is None else lost.nbd_index,
         on_key_unusable=volume.on_key_unusable,
         grant_token=token,
+        fill_file=_fill_file(site, volume.volume_id),
     )
+
+
+def _fill_file(site: Site, volume_id: str) -> str | None:
+    """Where it is noted which blocks are still to come; None where all are there. A plain volume has no other mark."""
+    path = fill_job.fill_path(site.settings, volume_id)
+    if path.exists():
+        return str(path)
+    job = fill_job.load(site.settings, volume_id)
+    if job is not None and not job.finishing:
+        raise StateError(
+            f"volume {volume_id} does not have all blocks of its snapshot, and its fill file is gone",
+            hint="make another volume from the snapshot, and delete this one",
+        )
+    return None
 
 
 def _check(site: Site, volume: Volume) -> Attachment | None:

@@ -135,6 +135,7 @@ class _Creation:
         self._volume = volume
         self._taken = taken
         self._snapshot = snapshot
+        self._lazy = snapshot if request.lazy else None
         self._told = told
         self._made = False
 
@@ -144,6 +145,10 @@ class _Creation:
         except BaseException as error:
             self._undo(error)
             raise
+        if self._lazy is not None:
+            from ebscrypt.control.filler import start_again  # noqa: PLC0415 - most volumes are made empty
+
+            start_again(self._site, made.volume_id)
         if made.encrypted:
             grants.retire_overdue(self._site)
         return made
@@ -158,7 +163,7 @@ class _Creation:
             self._write(header, restoration)
         faultpoints.reach("create.described")
         events = [self._site.event(VolumeEvent.CREATE, "available", volume.volume_id)]
-        if restoration is not None:
+        if restoration is not None and self._lazy is None:
             events.append(restoration.event())
         made = self._site.catalog.change_state(
             volume.volume_id,
@@ -188,7 +193,10 @@ class _Creation:
             self._made = True
             faultpoints.reach("create.backing")
             with backing.claimed(volume.backing, volume.backing_kind) as descriptor:
-                if restoration is not None:
+                if restoration is not None and self._lazy is not None:
+                    restoration.begin(self._lazy)
+                    faultpoints.reach("create.noted")
+                elif restoration is not None:
                     restoration.fill(descriptor, used=False)
                 self._describe(header, descriptor)
         else:
@@ -226,6 +234,11 @@ class _Creation:
 
     def _describe(self, header: luks2.Header | None, descriptor: int) -> None:
         """Write the header on the backing, or the sidecar of a plain volume; durable either way."""
+        if self._lazy is not None:
+            # A volume that is not whole says so, or says nothing: cryptsetup and `rebuild-catalog` leave it alone.
+            header = None if header is None else header.with_filling(filling=True)
+            if header is None:
+                return
         if header is None:
             sidecar.write_sidecar(self._site.settings, self._volume)
             return

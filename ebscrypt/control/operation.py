@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ebscrypt.control import locks
+from ebscrypt.control import filler, locks
 from ebscrypt.control.site import Site
 from ebscrypt.errors import VolumeNotFound
 from ebscrypt.model import check_volume_id
@@ -26,4 +26,8 @@ def on_volume(site: Site, volume_id: str, command: str, *, on_behalf_of: tuple[s
             if ours:
                 locks.forget(site.settings, volume_id)
             raise
-        yield ours
+        if not ours:
+            yield False
+            return
+        with filler.aside(site, volume_id):
+            yield True

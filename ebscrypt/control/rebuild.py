@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ebscrypt import durable, luks2
-from ebscrypt.control import backing, faultpoints, grants, remains, runtime, sidecar
+from ebscrypt.control import backing, faultpoints, fill_job, grants, remains, runtime, sidecar
 from ebscrypt.control.site import Site
 from ebscrypt.errors import BackingError, CatalogDamaged, EbscryptError, VolumeNotFound
 from ebscrypt.model import BackingKind, Volume, VolumeState
@@ -108,6 +108,7 @@ def _read(site: Site, path: Path) -> Volume:
         try:
             # Of a volume that is being re-encrypted the old data key's side: `reencrypt` goes on from there.
             header = luks2.reencryption.before(luks2.read_header(descriptor, reencrypting=True).header)
+            _refuse_half(site, path, header)
             changed = os.fstat(descriptor).st_mtime
         finally:
             os.close(descriptor)
@@ -125,6 +126,16 @@ def _read(site: Site, path: Path) -> Volume:
         create_time=datetime.fromtimestamp(int(changed), UTC),
     )
     return _with_state(site, volume)
+
+
+def _refuse_half(site: Site, path: Path, header: luks2.Header) -> None:
+    """Raise `BackingError` for a volume that lacks blocks of its snapshot, if nobody knows any more which."""
+    volume_id = header.token().volume_id
+    if header.filling and not fill_job.is_filling(site.settings, volume_id):
+        raise BackingError(
+            f"{path} does not have all blocks of the snapshot that {volume_id} was made from",
+            hint="make another volume from the snapshot",
+        )
 
 
 def _is_in_volumes_dir(site: Site, path: Path) -> bool:

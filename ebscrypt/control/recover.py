@@ -8,6 +8,7 @@
     modifying  an attached volume has the catalog's mode, and the watch over its key that this asks for
     in-use     available again if nothing of the attachment is left: after a reboot, or a start that was killed; its
                grant is retired
+    filling    a volume that waits for blocks of its snapshot has a process that fetches them; see `filler`
     snapshots  one that is pending goes on, its deletion is finished; see `snapshots` and `storing`
 
 A volume whose lock is held is in the hands of another command and is left alone. An attachment whose daemon died stays
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ebscrypt.control import attach, create, delete, grants, leftovers, locks, modify, resize, rewrap, runtime, systemd
+from ebscrypt.control.filler import settle_fills
 from ebscrypt.control.settled import is_watch_settled
 from ebscrypt.control.site import Site
 from ebscrypt.control.unfinished import settle_snapshots
@@ -39,6 +41,7 @@ def recover(site: Site) -> None:
     for volume_id in site.catalog.keys.rewraps():
         _under_lock(site, volume_id, _settle_key)
     settle_snapshots(site)
+    settle_fills(site)
 
 
 def _under_lock(site: Site, volume_id: str, settle: Callable[[Site, Volume], object]) -> None:

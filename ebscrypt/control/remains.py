@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ebscrypt import durable, luks2
-from ebscrypt.control import backing, faultpoints, sidecar
+from ebscrypt.control import backing, faultpoints, fill_job, sidecar
 from ebscrypt.control.site import Site
 from ebscrypt.daemon.changes import remove_changes
 from ebscrypt.errors import BackingError, HeaderError
@@ -45,6 +45,7 @@ def remove_traces(site: Site, volume: Volume) -> None:
     remove_changes(site.settings, volume.volume_id)
     if not volume.encrypted:
         sidecar.remove_sidecar(site.settings, volume.volume_id)
+    fill_job.abandon(site, volume.volume_id)
 
 
 def _remove_file(site: Site, volume: Volume) -> None:

@@ -22,6 +22,7 @@ from ebscrypt import luks2
 from ebscrypt.control import backing, faultpoints, headers, runtime, sidecar
 from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.create import data_offset
+from ebscrypt.control.fill_job import refuse_while_filling
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.unfinished import refuse_while_read
@@ -53,6 +54,7 @@ def resize_volume(site: Site, volume_id: str, size: int) -> Volume:
         if size == volume.size:
             return volume
         refuse_while_read(site, volume, "resized")
+        refuse_while_filling(site, volume_id, "resized")
         if volume.encrypted:
             headers.read(volume)  # of one that is being re-encrypted it is not to be changed, and the backing neither
         site.catalog.begin_resize(volume_id, volume.state, size)

@@ -22,15 +22,18 @@ import msgspec
 
 from ebscrypt import luks2
 from ebscrypt.catalog.events import VolumeEvent
-from ebscrypt.control import backing, faultpoints, lineage, remains, snapshot_source
+from ebscrypt.control import backing, faultpoints, fill_job, lineage, remains, snapshot_source
 from ebscrypt.control.defaults import get_ebs_encryption_by_default
 from ebscrypt.control.encryption import Outcome, volume_outcome
 from ebscrypt.control.encryption import Source as Origin
 from ebscrypt.control.turning import data_runs
 from ebscrypt.errors import InvalidParameter
 from ebscrypt.model import GIB, Snapshot, Volume, check_volume_size
+from ebscrypt.stores.manifest import decode
 from ebscrypt.stores.names import BLOCK_SIZE, BlockName
+from ebscrypt.stores.publish import Pin
 from ebscrypt.stores.transfer import Progress, transfer
+from ebscrypt.stores.witness import Witness
 
 if TYPE_CHECKING:
     from ebscrypt.control.lineage import Keying
@@ -97,6 +100,13 @@ def fitted(request: VolumeRequest, snapshot: Snapshot) -> VolumeRequest:
     return msgspec.structs.replace(request, size=size, sector_size=sector_size)
 
 
+def initialized(site: Site, volume_id: str) -> dict[str, Any]:
+    """EBS's event for a volume that has all of its snapshot's data."""
+    event = site.event(VolumeEvent.INITIALIZE, "succeeded", volume_id)
+    event["detail"]["completionTime"] = event["time"]
+    return event
+
+
 class Restoration:
     """One restore under way, while the snapshot's blocks are pinned; made by `restoring`."""
 
@@ -133,9 +143,28 @@ class Restoration:
 
     def event(self) -> dict[str, Any]:
         """EBS's event for a volume that has all of its snapshot's data."""
-        event = self._site.event(VolumeEvent.INITIALIZE, "succeeded", self._volume.volume_id)
-        event["detail"]["completionTime"] = event["time"]
-        return event
+        return initialized(self._site, self._volume.volume_id)
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Leave the blocks to a filler: keep them in the store, and note that all are still to come.
+
+        Raises `StoreError`, `BackingError`. `fill_job.abandon` takes it back.
+        """
+        manifest, store, volume = self._source.manifest, self._source.store, self._volume
+        raw = store.get_manifest(snapshot.snapshot_id, snapshot_source.largest(snapshot))
+        # The same one, whatever has been put in its place since.
+        decode(raw, snapshot.snapshot_id, Witness(digest=manifest.digest))
+        job = fill_job.FillJob(
+            snapshot_id=snapshot.snapshot_id,
+            store=snapshot.store,
+            digest=manifest.digest.hex(),
+            blocks=len(manifest.blocks),
+            turned=self._keying is not None and self._keying.turning is not None,
+        )
+        # First the job, by which whoever finds it knows the pin.
+        with backing.translated(str(fill_job.fill_path(self._site.settings, volume.volume_id)), "write"):
+            fill_job.begin(self._site.settings, volume, manifest, raw, job)
+        Pin(store, volume.volume_id).add(manifest.blocks.names())
 
     def fill(self, descriptor: int, *, used: bool) -> None:
         """Write every block to the volume's backing, durably. ``used``: the backing may hold old bytes.

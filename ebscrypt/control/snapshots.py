@@ -19,6 +19,7 @@ from ebscrypt.catalog.snapshots import snapshot_limit
 from ebscrypt.control import attached_source, block_source, faultpoints, freezing, headers, locks, storing
 from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.block_source import Job
+from ebscrypt.control.fill_job import refuse_while_filling
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshot_deletion import finish_deletion
@@ -67,6 +68,7 @@ def create_snapshot(
     open_store(site.settings, url).close()
     with on_volume(site, volume_id, "snapshot create"):
         volume = site.catalog.volume(volume_id)
+        refuse_while_filling(site, volume_id, "snapshotted")
         written = _check(site, volume)
         offset, wrapping = _header(volume)
         planned = _planned(site, volume, wrapping, store=name, description=description, tags=checked)

@@ -25,7 +25,8 @@ class VolumeRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``encrypted`` None leaves it to the snapshot and to encryption by default. ``snapshot_id`` is what the volume begins
     with. ``sector_size`` None is the snapshot's, and 4096 for an empty volume. ``backing`` names a file or block
     device; without it a sparse file in the state directory is made. ``force`` takes a backing that is not empty,
-    ``preallocate`` reserves a file's space at once.
+    ``preallocate`` reserves a file's space at once. With ``lazy`` the volume is available before the snapshot's blocks
+    are there: they come on first access and in the background.
     """
 
     size: int | None = None
@@ -37,6 +38,7 @@ class VolumeRequest(msgspec.Struct, frozen=True, kw_only=True):
     backing: str | None = None
     force: bool = False
     preallocate: bool = False
+    lazy: bool = False
     on_key_unusable: OnKeyUnusable = OnKeyUnusable.IGNORE
     tags: dict[str, str] = {}
 
@@ -83,5 +85,10 @@ def _check(request: VolumeRequest) -> None:
     if request.kms_key_id is not None:
         parse_key_name(request.kms_key_id)
     check_tags(request.tags)
+    if request.lazy and (request.snapshot_id is None or request.backing is not None):
+        raise InvalidParameter(
+            "only a volume made from a snapshot, in a file of our own, can be used before its blocks are there",
+            hint="leave out --lazy, or --backing",
+        )
     if request.size is not None and request.snapshot_id is None:
         check_volume_size(request.size, request.sectors)

@@ -38,6 +38,13 @@ Operations:
                             {} when changes since this snapshot count. What is not done by then was holes
     snapshot_abort {snapshot_id}
                             {} when it is given up, or was not under way
+    fill_begin + descriptor {"left": n} when the memory behind the descriptor (a memfd that cannot shrink) is shared;
+                            refused (StateError) unless blocks of the volume are still to come
+    fill {supply, offset, length, fail, settle, wait, after}
+                            {"wanted": [blocks], "missing": [blocks], "left": n}: the block ``supply`` has the
+                            ``length`` bytes at ``offset`` of the shared memory, and zeros behind; the block ``fail``
+                            cannot be had; ``settle`` makes durable what came; ``wait`` for so many seconds until a
+                            block is wanted; ``missing`` are some from ``after`` on; n are not durable yet
     shutdown {force}        {} when all is durable and the keys are wiped; the process ends right after. Without force
                             it is refused (VolumeInUse) while a client is connected or the file is open
 """

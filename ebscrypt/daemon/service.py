@@ -17,6 +17,7 @@ import trio
 from ebscrypt.core import OperationStatistics, SecretMemory
 from ebscrypt.daemon.changes import INTERVAL
 from ebscrypt.daemon.exports.base import Export
+from ebscrypt.daemon.filling import FillService
 from ebscrypt.daemon.notify import Notifier
 from ebscrypt.daemon.snapshotting import Snapshotting
 from ebscrypt.daemon.suspension import resume, suspend
@@ -41,6 +42,7 @@ class Service:
         self._volume = volume
         self._export = export
         self._notifier = notifier
+        self._filling = FillService(volume.device)
         self.attachment = attachment
         self.snapshotting = Snapshotting(volume, self._refuse_when_stopping)
         self._changing = trio.Lock()
@@ -61,12 +63,13 @@ class Service:
             "abort": self.abort,
             "shutdown": self.shutdown,
             **self.snapshotting.operations,
+            **self._filling.operations,
         }
 
     @property
     def taking(self) -> dict[str, Any]:
         """The operations that take over a descriptor."""
-        return {"resume": self.resume, **self.snapshotting.taking}
+        return {"resume": self.resume, **self.snapshotting.taking, **self._filling.taking}
 
     async def status(self, parameters: dict[str, Any]) -> dict[str, Any]:
         _take(parameters)

@@ -15,11 +15,14 @@ import time
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from ebscrypt import luks2
 from ebscrypt.config import Settings
 from ebscrypt.core import Device, SecretMemory
 from ebscrypt.daemon.backing import Backing
 from ebscrypt.daemon.changes import ChangeFile, change_file, opened_device
+from ebscrypt.daemon.filling import fill_file, fill_file_told
 from ebscrypt.errors import BackingError, InvalidParameter, KeyMismatch, NotPermitted, StateError
 from ebscrypt.kms.unwrap import unwrap_key
 from ebscrypt.model import DATA_KEY_SIZE, Access, AttachmentSpec, check_volume_size, format_size
@@ -133,21 +136,31 @@ def open_volume(
                 spec, backing, settings, notes, undo, stored_key=stored_key, keep_key=keep_key, changes=changes
             )
         else:
-            volume = _open_plain(spec, backing, changes, notes)
+            volume = _open_plain(spec, backing, settings, changes, notes)
         volume.changes = changes
         undo.pop_all()
     return volume
 
 
-def _open_plain(spec: AttachmentSpec, backing: Backing, changes: ChangeFile | None, notes: list[str]) -> OpenVolume:
+def _open_plain(
+    spec: AttachmentSpec, backing: Backing, settings: Settings, changes: ChangeFile | None, notes: list[str]
+) -> OpenVolume:
     if backing.size < spec.size:
         raise BackingError(
             f"the backing {backing.path} has {backing.size} bytes, but the volume has {spec.size}: it was cut off",
             hint="bring the whole backing back from a copy; nothing has been changed",
         )
-    device = opened_device(
-        backing.data_fd, changes, notes, size=spec.size, read_only=spec.read_only, discard=spec.discard
-    )
+    with fill_file(spec, filling=False) as missing, fill_file_told(spec):
+        device = opened_device(
+            backing.data_fd,
+            changes,
+            notes,
+            size=spec.size,
+            read_only=spec.read_only,
+            discard=spec.discard,
+            fill_file=missing,
+            fill_patience=_patience(settings),
+        )
     return OpenVolume(spec, backing, device, data_offset=0, block_size=PLAIN_BLOCK_SIZE)
 
 
@@ -163,6 +176,9 @@ def _open_encrypted(
     changes: ChangeFile | None,
 ) -> OpenVolume:
     header = _read_header(spec, backing, notes)
+    if not header.filling:
+        # Whole since the spec was written.
+        spec = msgspec.structs.replace(spec, fill_file=None)
     segment = header.segment()
     size = segment.size_on(backing.size)
     if size != spec.size:
@@ -177,17 +193,20 @@ def _open_encrypted(
     if not header.token().sealed:
         _seal(spec, backing, header, key, notes)
     try:
-        device = opened_device(
-            backing.data_fd,
-            changes,
-            notes,
-            size=size,
-            data_offset=segment.data_offset,
-            sector_size=segment.sector_size,
-            key=key,
-            read_only=spec.read_only,
-            discard=spec.discard,
-        )
+        with fill_file(spec, filling=header.filling) as missing, fill_file_told(spec):
+            device = opened_device(
+                backing.data_fd,
+                changes,
+                notes,
+                size=size,
+                data_offset=segment.data_offset,
+                sector_size=segment.sector_size,
+                key=key,
+                read_only=spec.read_only,
+                discard=spec.discard,
+                fill_file=missing,
+                fill_patience=_patience(settings),
+            )
     except ValueError as error:
         # The digest matched and the header was checked: what is left is a key whose two halves are the same.
         raise KeyMismatch(f"the data key of volume {spec.volume_id} cannot be one: {error}") from error
@@ -198,6 +217,11 @@ def _open_encrypted(
     else:
         key.wipe()
     return volume
+
+
+def _patience(settings: Settings) -> float:
+    """Seconds for which a request waits for a block: the kernel must not hang up before it has its answer."""
+    return settings.attach.io_timeout / 2
 
 
 def _read_header(spec: AttachmentSpec, backing: Backing, notes: list[str]) -> luks2.Header:

@@ -117,6 +117,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         rest = {key: other for key, other in old.items() if key != name}
         return self._with("tokens", token, rest if value is None else rest | {name: value})
 
+    @property
+    def filling(self) -> bool:
+        """Whether blocks of the volume are still to come: then only who knows which may open it."""
+        return fields.is_filling(self.metadata)
+
+    def with_filling(self, *, filling: bool) -> Header:
+        """The same header saying whether blocks are still to come. cryptsetup does not open such a volume."""
+        return msgspec.structs.replace(self, metadata=fields.with_filling(self.metadata, filling=filling))
+
     def with_segment_size(self, size: int) -> Header:
         """The same header for a volume of ``size`` bytes. Raises `InvalidParameter` for a size no volume may have."""
         segment = self.segment()

@@ -101,6 +101,10 @@ def placeholder_digest() -> Digest:
     return Digest(salt=new_digest_salt(), digest=secrets.token_bytes(DIGEST_SIZE))
 
 
+FILLING: Final = "ebscrypt-filling"
+"""The mandatory requirement of a volume whose blocks are still to come: whoever does not know it must not open it."""
+
+
 class _SegmentFields(msgspec.Struct):
     type: str
     offset: _Digits
@@ -136,6 +140,22 @@ class _ConfigFields(msgspec.Struct):
     requirements: _RequirementFields = msgspec.field(default_factory=_RequirementFields)
 
 
+def is_filling(metadata: dict[str, Any]) -> bool:
+    """Whether the header says that blocks of the volume are still to come."""
+    return FILLING in _convert(metadata.get("config"), _ConfigFields, "config").requirements.mandatory
+
+
+def with_filling(metadata: dict[str, Any], *, filling: bool) -> dict[str, Any]:
+    """The same with that said or not; requirements of others stay."""
+    config = metadata["config"]
+    requirements = config.get("requirements", {})
+    mandatory = [name for name in requirements.get("mandatory", []) if name != FILLING] + [FILLING] * filling
+    rest = {name: value for name, value in requirements.items() if name != "mandatory"}
+    changed = rest | ({"mandatory": mandatory} if mandatory else {})
+    config = {name: value for name, value in config.items() if name != "requirements"}
+    return metadata | {"config": config | ({"requirements": changed} if changed else {})}
+
+
 def check_config(metadata: dict[str, Any], copy_size: int) -> int:
     """Where the header's areas end, in bytes: both copies and the keyslots. Refuses requirements we do not meet."""
     config = _convert(metadata.get("config"), _ConfigFields, "config")
@@ -144,7 +164,7 @@ def check_config(metadata: dict[str, Any], copy_size: int) -> int:
             "the volume is being re-encrypted: a part of it has another data key than the rest",
             hint="`ebscrypt reencrypt VOL --wait` goes on with it",
         )
-    if requirements := config.requirements.mandatory:
+    if requirements := [name for name in config.requirements.mandatory if name != FILLING]:
         names = ", ".join(requirements)[:80]
         raise HeaderUnsupported(
             f"the LUKS2 header requires {names!r}, which ebscrypt does not do",

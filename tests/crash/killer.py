@@ -28,7 +28,19 @@ import botocore.session
 import sqlalchemy
 
 from ebscrypt.cli.main import main
-from ebscrypt.control import check, create, delete, detach, faultpoints, rebuild, recover, resize, snapshots
+from ebscrypt.control import (
+    check,
+    create,
+    delete,
+    detach,
+    faultpoints,
+    filler,
+    filling,
+    rebuild,
+    recover,
+    resize,
+    snapshots,
+)
 from ebscrypt.kms.embedded import backup, root_change, store, transport
 
 PRELOADED = (
@@ -39,6 +51,7 @@ PRELOADED = (
     create,
     delete,
     detach,
+    filling,
     rebuild,
     recover,
     resize,
@@ -73,6 +86,8 @@ def arm(kill_at: int, points: list[str], *, only: str = "", sql: bool = False) -
         connection.set_trace_callback(lambda statement: strike(" ".join(statement.split()[:3])))
         return connection
 
+    # Volumes are filled by `fill` alone, at points that the tests choose.
+    filler.start_filler = lambda *_: None
     faultpoints.reach = strike
     for name in CHANGES:
         setattr(os, name, striking(name, getattr(os, name)))
