@@ -22,9 +22,9 @@ def run(parsed: argparse.Namespace) -> int:
         reencrypting = noted(site, volume)
         filled = progress(site.settings, volume.volume_id)
     if parsed.output == "json":
-        percent = None if filled is None else filled.percent
-        output.print_json(output.volume_record(volume, attached, reencrypting) | {"InitializationPercent": percent})
+        percent = {} if filled is None else {"InitializationPercent": filled.percent}
+        output.print_json(output.volume_record(volume, attached, reencrypting) | percent)
     else:
-        told = None if filled is None else f"{filled.percent} % ({filled.done} of {filled.blocks} blocks)"
-        output.print_fields(output.volume_fields(volume, attached, reencrypting) | {"initialized": told})
+        told = {} if filled is None else {"initialized": f"{filled.percent} %, {filled.done} of {filled.blocks} blocks"}
+        output.print_fields(output.volume_fields(volume, attached, reencrypting) | told)
     return 0

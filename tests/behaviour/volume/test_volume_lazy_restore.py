@@ -63,7 +63,7 @@ def blocks_away(place: Place) -> Iterator[None]:
 
 
 def whole(place: Place, volume_id: str) -> bool:
-    return place.show(volume_id)["InitializationPercent"] is None
+    return "InitializationPercent" not in place.show(volume_id)
 
 
 def events_of(place: Place, volume_id: str) -> list[str]:
