@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ebscrypt.control import backing, faultpoints
+from ebscrypt.control.fill_job import refuse_while_filling
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.turning import data_runs
@@ -52,6 +53,7 @@ def convert_volume(
         source, target = site.catalog.volume(volume_id), site.catalog.volume(target_id)
         for volume in (source, target):
             _check_state(volume)
+            refuse_while_filling(site, volume.volume_id, "converted")
         _check_sizes(source, target)
         refuse_while_read(site, target, "written to")
         with _opened(site, source, read_only=True) as old, _opened(site, target, read_only=False) as new:

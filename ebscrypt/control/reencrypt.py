@@ -24,6 +24,7 @@ import msgspec
 
 from ebscrypt import luks2
 from ebscrypt.control import data_key, faultpoints, headers, reencrypting
+from ebscrypt.control.fill_job import refuse_while_filling
 from ebscrypt.control.operation import on_volume
 from ebscrypt.control.reencrypting import Reencrypting
 from ebscrypt.control.rewrap import settled
@@ -97,6 +98,7 @@ def _checked(site: Site, volume: Volume) -> luks2.Header:
         )
     headers.check_settled(site, volume, "a re-encryption")
     refuse_while_read(site, volume, "re-encrypted")
+    refuse_while_filling(site, volume_id, "re-encrypted")
     header = headers.read(volume).header
     headers.check_token(volume, header.token())
     if keyslots := header.metadata["keyslots"]:

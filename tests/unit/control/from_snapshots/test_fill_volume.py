@@ -9,12 +9,14 @@ import pytest
 
 from ebscrypt import luks2
 from ebscrypt.control import fill_job, filler
+from ebscrypt.control.convert import convert_volume
 from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.delete import delete_volume
 from ebscrypt.control.fill_job import fill_path, is_filling, load, progress, save
 from ebscrypt.control.filling import fill_volume
 from ebscrypt.control.rebuild import rebuild_catalog
 from ebscrypt.control.recover import recover
+from ebscrypt.control.reencrypt import reencrypt_volume
 from ebscrypt.control.resize import resize_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshots import create_snapshot, delete_snapshot, sweep_store
@@ -189,11 +191,15 @@ def test_deleting_it_lets_the_blocks_go(site: Site, snapshot: Snapshot) -> None:
 
 
 def test_what_needs_all_blocks_waits(site: Site, snapshot: Snapshot) -> None:
-    """Resizing and snapshots are refused with what to wait for."""
+    """Resizing, snapshots, re-encryption and conversion are refused with what to wait for."""
     made = lazy(site, snapshot)
+    other = create_volume(site, VolumeRequest(size=made.size)).volume_id
     for refused in (
         lambda: resize_volume(site, made.volume_id, 16 * MIB),
         lambda: create_snapshot(site, made.volume_id),
+        lambda: reencrypt_volume(site, made.volume_id),
+        lambda: convert_volume(site, made.volume_id, other),
+        lambda: convert_volume(site, other, made.volume_id),
     ):
         with pytest.raises(StateError, match=r"it has 0 % of its snapshot's blocks") as raised:
             refused()
