@@ -176,6 +176,7 @@ def test_statuses_are_eventbridges(hook: Any, status: int) -> None:
         ("9" * 40, 86_400, 86_400),
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 0),
     ],
+    ids=["seconds", "in an hour", "negative", "words", "too many", "long ago"],
 )
 def test_retry_after_is_heeded(hook: Any, header: str, low: float, high: float) -> None:
     """In both of its forms, bounded, and ignored when it makes no sense."""
