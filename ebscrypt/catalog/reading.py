@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from ebscrypt.errors import CatalogDamaged, CatalogError, SnapshotNotFound, VolumeNotFound
+from ebscrypt.errors import CatalogDamaged, CatalogError, SnapshotLimit, SnapshotNotFound, VolumeNotFound
 from ebscrypt.model import Snapshot, Volume, VolumeState
 
 VERSION: Final = 6
@@ -54,6 +54,14 @@ def volume_not_found(volume_id: str) -> VolumeNotFound:
 def snapshot_not_found(snapshot_id: str) -> SnapshotNotFound:
     return SnapshotNotFound(
         f"the snapshot {snapshot_id!r} does not exist", hint="`ebscrypt snapshot ls` shows the snapshots there are"
+    )
+
+
+def snapshot_limit(other: Snapshot) -> SnapshotLimit:
+    """The refusal of a second snapshot of one volume at a time."""
+    return SnapshotLimit(
+        f"volume {other.volume_id} has a snapshot under way: {other.snapshot_id}",
+        hint=f"wait for it: `ebscrypt snapshot show {other.snapshot_id} --wait`",
     )
 
 

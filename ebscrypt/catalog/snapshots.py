@@ -16,9 +16,9 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select, true, update
 
 from ebscrypt.catalog.event_rows import Event
-from ebscrypt.catalog.reading import REBUILD, columns, snapshot_not_found
+from ebscrypt.catalog.reading import REBUILD, columns, snapshot_limit, snapshot_not_found
 from ebscrypt.catalog.tables import SNAPSHOT_TAGS, SNAPSHOTS, UNSETTLED
-from ebscrypt.errors import CatalogDamaged, CopyLimit, SnapshotLimit, StateError
+from ebscrypt.errors import CatalogDamaged, CopyLimit, StateError
 from ebscrypt.model import Snapshot, SnapshotState, check_snapshot_transition
 
 _Snapshots: TypeAlias = list[Snapshot]
@@ -198,14 +198,6 @@ class SnapshotRows:
             connection.execute(delete(SNAPSHOT_TAGS).where(SNAPSHOT_TAGS.c.snapshot_id == snapshot_id))
             _write_tags(connection, snapshot_id, tags)
             return _one(connection, snapshot_id)
-
-
-def snapshot_limit(other: Snapshot) -> SnapshotLimit:
-    """The refusal of a second snapshot of one volume at a time."""
-    return SnapshotLimit(
-        f"volume {other.volume_id} has a snapshot under way: {other.snapshot_id}",
-        hint=f"wait for it: `ebscrypt snapshot show {other.snapshot_id} --wait`",
-    )
 
 
 def _being_made(volume_id: str) -> ColumnElement[bool]:

@@ -13,13 +13,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from ebscrypt.control.describe import describe_volumes  # noqa: PLC0415 - not for --help
-    from ebscrypt.control.reencrypting import noted  # noqa: PLC0415 - the same
+    from ebscrypt.control.describe import describe_volumes, reencryptions  # noqa: PLC0415 - not for --help
 
     with arguments.opened(parsed) as site:
         described = describe_volumes(site)
         if parsed.output == "json":
-            records = [output.volume_record(*each, noted(site, each.volume)) for each in described]
+            under_way = reencryptions(site, [each.volume for each in described])
+            records = [output.volume_record(*each, under_way.get(each.volume.volume_id)) for each in described]
             output.print_json({"Volumes": records})
             return 0
     rows = [

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebscrypt.cli import key_watch
-from ebscrypt.control.reencrypting import Reencrypting
 from ebscrypt.control.runtime import Attached
 from ebscrypt.model import GIB, Attachment, AttachmentState, Volume, format_size
+
+if TYPE_CHECKING:
+    from ebscrypt.control.reencrypting import Reencrypting
 
 
 def print_json(value: Any) -> None:

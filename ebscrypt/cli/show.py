@@ -13,13 +13,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from ebscrypt.control.describe import describe_volume  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.describe import describe_volume, reencryptions  # noqa: PLC0415 - not for --help
     from ebscrypt.control.fill_job import progress  # noqa: PLC0415 - the same
-    from ebscrypt.control.reencrypting import noted  # noqa: PLC0415 - the same
 
     with arguments.opened(parsed) as site:
         volume, attached = describe_volume(site, parsed.volume_id)
-        reencrypting = noted(site, volume)
+        reencrypting = reencryptions(site, [volume]).get(volume.volume_id)
         filled = progress(site.settings, volume.volume_id)
     if parsed.output == "json":
         percent = {} if filled is None else {"InitializationPercent": filled.percent}

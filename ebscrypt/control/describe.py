@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from ebscrypt.catalog.reading import CatalogReader
 from ebscrypt.control import runtime
 from ebscrypt.control.key_record import Watched, read_record
 from ebscrypt.control.runtime import Attached
 from ebscrypt.control.site import Site
 from ebscrypt.model import OnKeyUnusable, Volume, VolumeState, check_volume_id
+
+if TYPE_CHECKING:
+    from ebscrypt.control.reencrypting import Reencrypting
 
 
 class VolumeDescription(NamedTuple):
@@ -26,6 +31,17 @@ def describe_volumes(site: Site) -> list[VolumeDescription]:
 def describe_volume(site: Site, volume_id: str) -> VolumeDescription:
     """One volume. Raises `InvalidParameter` for what is no id, `VolumeNotFound`."""
     return _described(site, site.reading.volume(check_volume_id(volume_id)))
+
+
+def reencryptions(site: Site, volumes: Sequence[Volume]) -> dict[str, Reencrypting]:
+    """Those of ``volumes`` that are being re-encrypted, and how far they are; by volume id."""
+    if isinstance(site.reading, CatalogReader) and not site.reading.is_change_under_way():
+        return {}
+    from ebscrypt.control import reencrypting  # noqa: PLC0415 - rarely needed
+
+    wanted = site.catalog.keys.rewraps()
+    found = {volume.volume_id: reencrypting.noted(site, volume) for volume in volumes if volume.volume_id in wanted}
+    return {volume_id: how for volume_id, how in found.items() if how is not None}
 
 
 def _described(site: Site, volume: Volume) -> VolumeDescription:

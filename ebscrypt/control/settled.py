@@ -7,7 +7,7 @@ something: a volume whose look needs more than its runtime directory counts as n
 from __future__ import annotations
 
 from ebscrypt.catalog.reading import CatalogReader
-from ebscrypt.control import runtime
+from ebscrypt.control import fill_job, runtime
 from ebscrypt.control.site import Site
 from ebscrypt.errors import CatalogError, EbscryptError
 from ebscrypt.model import AttachmentState, OnKeyUnusable, Volume, VolumeState
@@ -15,7 +15,7 @@ from ebscrypt.model import AttachmentState, OnKeyUnusable, Volume, VolumeState
 
 def is_settled(site: Site) -> bool:
     """Whether no crash left anything to finish or undo, as far as a reader of the catalog can say."""
-    if not isinstance(site.reading, CatalogReader):
+    if not isinstance(site.reading, CatalogReader) or fill_job.unfinished(site.settings):
         return False
     try:
         if site.reading.is_change_under_way():

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from ebscrypt.catalog.snapshots import snapshot_limit
+from ebscrypt.catalog.reading import snapshot_limit
 from ebscrypt.control import attached_source, block_source, faultpoints, freezing, headers, locks, storing
 from ebscrypt.control.attach import refuse_unless_served
 from ebscrypt.control.block_source import Job

@@ -18,15 +18,17 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from ebscrypt import durable
 from ebscrypt.config import Settings
-from ebscrypt.core import Device
 from ebscrypt.daemon.backing import Backing
 from ebscrypt.model import AttachmentSpec
+
+if TYPE_CHECKING:
+    from ebscrypt.core import Device
 
 INTERVAL: Final = 1.0
 """Seconds between two looks at the backing's mark."""
@@ -123,6 +125,8 @@ def opened_device(fd: int, changes: ChangeFile | None, notes: list[str], **optio
 
     The change file speaks of an older state then, which the backing's mark shows as soon as something is written.
     """
+    from ebscrypt.core import Device  # noqa: PLC0415 - the compiled core, which whoever only removes changes does not need
+
     if changes is not None:
         try:
             return Device(fd, change_file=changes.fd, **options)

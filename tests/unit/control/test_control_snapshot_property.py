@@ -114,19 +114,21 @@ class Machine(RuleBasedStateMachine):
     def store_in_part(self, batches: int) -> None:
         """The storing process is killed after some batches, if there are so many."""
         assert self.pending is not None
-        left = batches
+        left, died = batches, False
 
         def stored(storing: block_storing.BlockStoring, *arguments: object) -> object:
-            nonlocal left
+            nonlocal left, died
             if left == 0:
+                died = True
                 raise DiedError
             left -= 1
             return whole(storing, *arguments)  # type: ignore[arg-type]
 
-        whole = block_storing.BlockStoring._stored
+        whole, release = block_storing.BlockStoring._stored, storing._release
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(block_storing.BlockStoring, "_stored", stored)
-            patch.setattr(storing, "_release", lambda *_: None)
+            # Who is killed releases nothing.
+            patch.setattr(storing, "_release", lambda *arguments: None if died else release(*arguments))
             try:
                 storing.settle_snapshot(self.site, self.pending)
             except DiedError:

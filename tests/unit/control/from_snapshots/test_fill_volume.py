@@ -18,6 +18,7 @@ from ebscrypt.control.rebuild import rebuild_catalog
 from ebscrypt.control.recover import recover
 from ebscrypt.control.reencrypt import reencrypt_volume
 from ebscrypt.control.resize import resize_volume
+from ebscrypt.control.settled import is_settled
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshots import create_snapshot, delete_snapshot, sweep_store
 from ebscrypt.core import Device
@@ -227,9 +228,10 @@ def test_a_lost_block_is_named_and_the_others_come(site: Site, snapshot: Snapsho
 
 
 def test_a_filler_that_died_is_started_again(site: Site, snapshot: Snapshot, started: list[str]) -> None:
-    """By any command, as long as there is something to do."""
+    """By any command, as long as there is something to do: none passes it over as nothing to settle."""
     made = lazy(site, snapshot)
     started.clear()
+    assert not is_settled(site)
 
     recover(site)
     assert started == [made.volume_id]
@@ -237,6 +239,7 @@ def test_a_filler_that_died_is_started_again(site: Site, snapshot: Snapshot, sta
     fill_volume(site, made.volume_id)
     recover(site)
     assert started == [made.volume_id]
+    assert is_settled(site)
 
 
 def test_the_event_is_not_told_twice(site: Site, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
