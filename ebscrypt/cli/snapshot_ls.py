@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from ebscrypt.control.snapshots import describe_snapshots  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.describe import describe_snapshots  # noqa: PLC0415 - not for --help
     from ebscrypt.model import check_volume_id  # noqa: PLC0415 - the same
 
     volume_id = None if parsed.volume is None else check_volume_id(parsed.volume)

@@ -28,7 +28,7 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from ebscrypt.control.snapshots import describe_snapshot  # noqa: PLC0415 - not for --help
+    from ebscrypt.control.describe import describe_snapshot  # noqa: PLC0415 - not for --help
 
     with arguments.opened(parsed) as site:
         snapshot = describe_snapshot(site, parsed.snapshot_id)

@@ -1,4 +1,7 @@
-"""`describe_volumes`: what `ls` and `show` tell, the catalog's row and how the volume is attached right now."""
+"""What `ls` and `show` tell of volumes and snapshots: the catalog's row, and how a volume is attached right now.
+
+They must start quickly, so what they need here is a reader of the catalog and the runtime directory.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ebscrypt.control import runtime
 from ebscrypt.control.key_record import Watched, read_record
 from ebscrypt.control.runtime import Attached
 from ebscrypt.control.site import Site
-from ebscrypt.model import OnKeyUnusable, Volume, VolumeState, check_volume_id
+from ebscrypt.model import OnKeyUnusable, Snapshot, Volume, VolumeState, check_snapshot_id, check_volume_id
 
 if TYPE_CHECKING:
     from ebscrypt.control.reencrypting import Reencrypting
@@ -31,6 +34,16 @@ def describe_volumes(site: Site) -> list[VolumeDescription]:
 def describe_volume(site: Site, volume_id: str) -> VolumeDescription:
     """One volume. Raises `InvalidParameter` for what is no id, `VolumeNotFound`."""
     return _described(site, site.reading.volume(check_volume_id(volume_id)))
+
+
+def describe_snapshots(site: Site, *, volume_id: str | None = None) -> list[Snapshot]:
+    """All snapshots, or those of a volume, oldest first."""
+    return site.reading.snapshots.list(volume_id=volume_id)
+
+
+def describe_snapshot(site: Site, snapshot_id: str) -> Snapshot:
+    """One snapshot. Raises `InvalidParameter` for what is no id, `SnapshotNotFound`."""
+    return site.reading.snapshots.get(check_snapshot_id(snapshot_id))
 
 
 def reencryptions(site: Site, volumes: Sequence[Volume]) -> dict[str, Reencrypting]:

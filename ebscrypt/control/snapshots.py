@@ -1,4 +1,4 @@
-"""Snapshots: made, described, tagged and deleted. `storing` has the work behind it, `verify_snapshots` the check.
+"""Snapshots: made, tagged and deleted. `storing` has the work behind it, `verify_snapshots` the check.
 
 The instant of a snapshot is that of the call. A detached volume stays as it is until its blocks are stored, since
 nothing of ours attaches or deletes it before: `unfinished.refuse_while_read`. Of an attached one the daemon keeps the
@@ -191,16 +191,6 @@ def _planned(
         parent=older[-1].snapshot_id if older else None,
         tags=dict(tags),
     )
-
-
-def describe_snapshots(site: Site, *, volume_id: str | None = None) -> list[Snapshot]:
-    """All snapshots, or those of a volume, oldest first."""
-    return site.reading.snapshots.list(volume_id=volume_id)
-
-
-def describe_snapshot(site: Site, snapshot_id: str) -> Snapshot:
-    """One snapshot. Raises `InvalidParameter` for what is no id, `SnapshotNotFound`."""
-    return site.reading.snapshots.get(check_snapshot_id(snapshot_id))
 
 
 def tag_snapshot(site: Site, snapshot_id: str, tags: Mapping[str, str], *, remove: Iterable[str] = ()) -> Snapshot:

@@ -10,9 +10,10 @@ import msgspec
 from ebscrypt.control import faultpoints
 from ebscrypt.control.create import VolumeRequest, create_volume
 from ebscrypt.control.delete import delete_volume
+from ebscrypt.control.describe import describe_snapshots
 from ebscrypt.control.resize import resize_volume
 from ebscrypt.control.site import Site
-from ebscrypt.control.snapshots import create_snapshot, describe_snapshots
+from ebscrypt.control.snapshots import create_snapshot
 from ebscrypt.control.stacks.kinds.kind import Made, Tag, Update, changed, read_properties, tags_of
 from ebscrypt.control.storing import wait_for_snapshot
 from ebscrypt.control.tags import tag_volume

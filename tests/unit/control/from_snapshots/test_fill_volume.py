@@ -231,7 +231,8 @@ def test_a_filler_that_died_is_started_again(site: Site, snapshot: Snapshot, sta
     """By any command, as long as there is something to do: none passes it over as nothing to settle."""
     made = lazy(site, snapshot)
     started.clear()
-    assert not is_settled(site)
+    with Site(site.settings) as command:
+        assert not is_settled(command)
 
     recover(site)
     assert started == [made.volume_id]
@@ -239,7 +240,8 @@ def test_a_filler_that_died_is_started_again(site: Site, snapshot: Snapshot, sta
     fill_volume(site, made.volume_id)
     recover(site)
     assert started == [made.volume_id]
-    assert is_settled(site)
+    with Site(site.settings) as command:
+        assert is_settled(command)
 
 
 def test_the_event_is_not_told_twice(site: Site, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
