@@ -112,6 +112,22 @@ class RegionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z]{2,4}(-[a-z]+)+-\d{1,2}\Z")], str] = {}
 
 
+class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How `api serve` answers EC2's and other AWS clients, when not told otherwise.
+
+    ``bind`` and ``port`` are where it listens. ``certificate`` and ``certificate_key`` are PEM files: with them it
+    speaks TLS, without them it binds to this machine's own addresses only. ``zone`` is the letter of the one
+    availability zone, after the Region's name. ``workers`` requests are answered at once.
+    """
+
+    bind: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 4580
+    certificate: str = ""
+    certificate_key: str = ""
+    zone: Annotated[str, msgspec.Meta(pattern=r"^[a-z]$")] = "a"
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All sections together, as `load` makes them."""
 
@@ -122,6 +138,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit: AuditSettings = AuditSettings()
     stores: StoreSettings = StoreSettings()
     regions: RegionSettings = RegionSettings()
+    api: ApiSettings = ApiSettings()
 
     @property
     def catalog_path(self) -> Path:
@@ -152,6 +169,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.state) / "manifest.key"
 
     @property
+    def api_dir(self) -> Path:
+        """What the API keeps beside the catalog: its access keys."""
+        return Path(self.paths.state) / "api"
+
+    @property
     def kms_dir(self) -> Path:
         return Path(self.paths.state) / "kms"
 
@@ -168,6 +190,7 @@ _SECTIONS: Final = {
     "audit": AuditSettings,
     "stores": StoreSettings,
     "regions": RegionSettings,
+    "api": ApiSettings,
 }
 _SHORT: Final = {
     "EBSCRYPT_STATE_DIR": ("paths", "state"),

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "audit": "list the requests made to KMS",
     "doctor": "check this machine, and the permissions for a KMS key",
     "kms": "the embedded KMS: keys and aliases; serve it to other programs",
+    "api": "the API for AWS clients: serve it, and its access keys",
     "completion": "print a completion script for a shell",
 }
 HIDDEN: Final = ("attachment", "reencrypting", "fill")

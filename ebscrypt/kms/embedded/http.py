@@ -11,7 +11,6 @@ cross-site form post).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import socket
@@ -20,13 +19,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ebscrypt.errors import EbscryptError, InvalidParameter, NotPermitted
+from ebscrypt.errors import EbscryptError, InvalidParameter
+from ebscrypt.kms import serving
 from ebscrypt.kms.audit import Trail
 from ebscrypt.kms.embedded import faults
 from ebscrypt.kms.embedded.faults import KmsFault
@@ -34,8 +33,6 @@ from ebscrypt.kms.embedded.service import EmbeddedKms
 from ebscrypt.kms.names import is_loopback
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from starlette.requests import Request
 
     from ebscrypt.config import Settings
@@ -74,10 +71,9 @@ def serve(
         listener = _listen(host, port)
         with listener:
             _log.warning(NOTICE)
-            address = listener.getsockname()
-            shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+            url = serving.url_of(listener)
             answering = application(kms, principals, Trail(settings))
-            _Server(answering, lambda: ready(f"http://{shown}:{address[1]}") if ready else None).run(sockets=[listener])
+            serving.Server(answering, lambda: ready(url) if ready else None).run(sockets=[listener])
     finally:
         kms.close()
 
@@ -128,16 +124,13 @@ def _access_key_id(request: Request) -> str:
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for part in request.stream():
-                body += part
-                if len(body) > LARGEST_BODY:
-                    raise KmsFault("RequestTooLargeException", f"The request exceeds {LARGEST_BODY} bytes.", status=413)
-    except TimeoutError:
+        return await serving.read_body(request, LARGEST_BODY, BODY_TIMEOUT)
+    except serving.BodyTooLarge:
+        message = f"The request exceeds {LARGEST_BODY} bytes."
+        raise KmsFault("RequestTooLargeException", message, status=413) from None
+    except serving.BodyTooSlow:
         raise KmsFault("RequestTimeoutException", "The request did not arrive in time.", status=408) from None
-    return bytes(body)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -146,42 +139,4 @@ def _listen(host: str, port: int) -> socket.socket:
             f"the embedded KMS does not serve on {host[:80]!r}: it checks no signatures, so all could use its keys",
             hint="serve on 127.0.0.1, ::1 or localhost, and let ssh forward the port to other machines",
         )
-    address = "127.0.0.1" if host == "localhost" else host
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        return socket.create_server((address, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise NotPermitted(
-            f"cannot listen on {host} port {port}: {error.strerror if isinstance(error, OSError) else error}",
-            hint="another program may have the port: --port 0 takes a free one",
-        ) from error
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, that tells when it is ready and ends like a function: by returning."""
-
-    def __init__(self, answering: Starlette, ready: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                answering,
-                http="h11",
-                loop="asyncio",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=10,
-            )
-        )
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._ready()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        # uvicorn's own would raise the signal again after an orderly end, and make a failure of it.
-        self.force_exit = self.should_exit
-        self.should_exit = True
+    return serving.listen(host, port)

@@ -68,7 +68,7 @@ def _read(shape: Shape, value: Any, path: str, broken: list[str]) -> Any:
         return _map(shape, value, path, broken)  # type: ignore[arg-type]
     if shape.type_name == "blob":
         value = _bytes(str(value), path)
-    _check(shape, value, path, broken)
+    broken.extend(broken_rules(shape, value, path))
     if shape.type_name == "list":
         return _list(shape, value, path, broken)  # type: ignore[arg-type]
     return value
@@ -105,8 +105,8 @@ def _bytes(value: str, path: str) -> bytes:
         raise KmsFault("SerializationException", f"The member {path} is not valid base64.") from None
 
 
-def _check(shape: Shape, value: Any, path: str, broken: list[str]) -> None:
-    """Append what ``value`` breaks of the shape's constraints, in AWS's words."""
+def broken_rules(shape: Shape, value: Any, path: str) -> list[str]:
+    """What ``value``, without what is inside of it, breaks of the shape's constraints, in AWS's words."""
     rules = shape.metadata
     numeric = isinstance(value, int) and not isinstance(value, bool)
     what, size = ("value", value) if numeric else ("length", len(value) if hasattr(value, "__len__") else None)
@@ -121,7 +121,7 @@ def _check(shape: Shape, value: Any, path: str, broken: list[str]) -> None:
         if "pattern" in rules and not _pattern(rules["pattern"]).fullmatch(value):
             problems.append(f"Member must satisfy regular expression pattern: {rules['pattern']}")
     shown = "Value" if rules.get("sensitive") or not isinstance(value, (str, int)) else f"Value '{value}'"
-    broken.extend(f"{shown} at '{path}' failed to satisfy constraint: {problem}" for problem in problems)
+    return [f"{shown} at '{path}' failed to satisfy constraint: {problem}" for problem in problems]
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,81 @@
+"""EC2's filters: values within one are alternatives, several must all hold (facts §6.6).
+
+``*`` stands for any characters, ``?`` for one; a backslash takes the meaning from either. Case matters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+from ebscrypt.api.errors import ApiError
+from ebscrypt.api.protocol import scalars
+
+Item = TypeVar("Item")
+Values = Callable[[Item], Iterable[Any]]
+"""What an item has for a filter to match: one of them must."""
+
+MOST_VALUES: Final = 200
+"""Values of all filters of a request (AWS's own limit)."""
+_TAG: Final = "tag:"
+
+
+def select(
+    items: Iterable[Item],
+    filters: list[dict[str, Any]],
+    known: Mapping[str, Values[Item]],
+    tags: Callable[[Item], Mapping[str, str]] | None = None,
+) -> list[Item]:
+    """The items that all filters let through. ``known`` has the filters by name, ``tags`` makes the three for tags.
+
+    Raises `ApiError` for an unknown filter, one without values, and far too many values.
+    """
+    if sum(len(wanted.get("Values", ())) for wanted in filters) > MOST_VALUES:
+        raise ApiError("FilterLimitExceeded", f"The request has more than {MOST_VALUES} filter values.")
+    tests = [_test(wanted, known, tags) for wanted in filters]
+    return [item for item in items if all(test(item) for test in tests)]
+
+
+def _test(
+    wanted: dict[str, Any], known: Mapping[str, Values[Item]], tags: Callable[[Item], Mapping[str, str]] | None
+) -> Callable[[Item], bool]:
+    name = wanted.get("Name", "")
+    patterns = [_pattern(value) for value in wanted.get("Values", ())]
+    if not patterns:
+        raise ApiError("InvalidParameterValue", f"The filter '{name[:80]}' has no values.")
+    values = _values(name, known, tags)
+    return lambda item: any(
+        pattern.fullmatch(scalars.write(value)) for value in values(item) if value is not None for pattern in patterns
+    )
+
+
+def _values(
+    name: str, known: Mapping[str, Values[Item]], tags: Callable[[Item], Mapping[str, str]] | None
+) -> Values[Item]:
+    if tags is not None and name.startswith(_TAG):
+        key = name.removeprefix(_TAG)
+        return lambda item: [value for tag, value in tags(item).items() if tag == key]
+    if tags is not None and name == "tag-key":
+        return lambda item: tags(item).keys()
+    if tags is not None and name == "tag-value":
+        return lambda item: tags(item).values()
+    if name not in known:
+        raise ApiError("InvalidParameterValue", f"The filter '{name[:80]}' is invalid")
+    return known[name]
+
+
+@lru_cache(maxsize=1024)
+def _pattern(text: str) -> re.Pattern[str]:
+    """``text`` with its wildcards as a regular expression. Runs of ``*`` are one, so that matching stays quick."""
+    parts: list[str] = []
+    for match in re.finditer(r"\\(.)|(\*+)|(\?)|(.)", text, re.DOTALL):
+        escaped, stars, mark, plain = match.groups()
+        if stars:
+            parts.append(".*")
+        elif mark:
+            parts.append(".")
+        else:
+            parts.append(re.escape(escaped or plain))
+    return re.compile("".join(parts), re.DOTALL)
