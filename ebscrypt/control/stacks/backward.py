@@ -103,7 +103,7 @@ def _undo_replacement(ledger: Ledger, resource: StackResource, past: Past) -> No
             event=False,
         )
     physical_id = past.physical_id
-    if kind.removed_first and kind.find(ledger.site, physical_id, past.properties) is None:
+    if kind.find(ledger.site, physical_id, past.properties) is None:
         resource = create(ledger, kind, resource, ResourceStatus.UPDATE_IN_PROGRESS)
         physical_id = resource.physical_id or physical_id
     _as_before(ledger, resource, past, physical_id)

@@ -155,7 +155,7 @@ def _update(ledger: Ledger, kind: Kind, now: StackResource) -> None:
 
 def _replace(ledger: Ledger, kind: Kind, now: StackResource) -> None:
     assert now.past is not None  # noqa: S101 - `_begin` wrote it
-    if kind.removed_first and now.planned is None:
+    if now.planned is None and now.past.replace_policy != "Retain":
         kind.remove(ledger.site, now.past.physical_id, now.past.properties)
         faultpoints.reach("stack.removed")
     create(ledger, kind, now, ResourceStatus.UPDATE_COMPLETE)

@@ -57,13 +57,6 @@ class Ledger:
         rest = {name: one for name, one in self.stack.resources.items() if name != resource.logical_id}
         self._write(rest, self._resource_event(resource, status, None))
 
-    def tell(
-        self, resource: StackResource, status: ResourceStatus, reason: str | None = None, *, physical_id: str | None
-    ) -> None:
-        """An event that changes nothing about the resource: of the one that it replaced."""
-        told = msgspec.structs.replace(resource, physical_id=physical_id)
-        self._write(self.stack.resources, self._resource_event(told, status, reason))
-
     def _write(self, resources: dict[str, StackResource], event: StackEvent | None) -> None:
         stack = msgspec.structs.replace(self.stack, resources=resources)
         self.site.catalog.stacks.write(stack, *([] if event is None else [event]))

@@ -1,4 +1,4 @@
-"""Removing resources: of a stack that is deleted, of an update that leaves them out, and what an update replaced.
+"""Removing resources: of a stack that is deleted, and what an update leaves out.
 
 Nothing is removed while something that needs it is still there. A resource whose policy is to be kept leaves the stack
 and lives on; Snapshot keeps a volume's content.
@@ -116,49 +116,19 @@ def found(ledger: Ledger, resource: StackResource) -> str | None:
 
 
 def clean_up(ledger: Ledger) -> None:
-    """After an update: remove what it replaced and what it leaves out. What cannot be removed is left, and told."""
+    """After an update: remove what it leaves out. What cannot be removed is left, and told."""
     wanted = ledger.stack.wanted
     assert wanted is not None  # noqa: S101 - no operation without
     included = set(Evaluation(ledger.site, ledger.stack, wanted).included)
-    for resource in backwards(map(_as_it_was, ledger.stack.resources.values())):
-        replaced = resource.touch is Touch.REPLACED and not KINDS[resource.type].removed_first
-        if resource.logical_id not in included:
-            if remove_all(ledger, [resource]):
-                _leave(ledger, resource)
-        elif replaced and resource.past is not None:
-            _remove_past(ledger, resource)
+    for resource in backwards(ledger.stack.resources.values()):
+        if resource.logical_id not in included and remove_all(ledger, [resource]):
+            _leave(ledger, resource)
     ledger.set_status(
         StackStatus.UPDATE_COMPLETE, resources=settled(ledger.stack.resources), is_now=wanted, wanted=None
     )
-
-
-def _as_it_was(resource: StackResource) -> StackResource:
-    """With what it needed before the update: the order in which old things go."""
-    return resource if resource.past is None else msgspec.structs.replace(resource, needs=resource.past.needs)
 
 
 def _leave(ledger: Ledger, resource: StackResource) -> None:
     told = f"{resource.type} {resource.physical_id} could not be removed: it belongs to no stack any more"
     ledger.site.notes.append(told)
     ledger.drop(resource, ResourceStatus.DELETE_SKIPPED)
-
-
-def _remove_past(ledger: Ledger, resource: StackResource) -> None:
-    """What an update replaced, by its UpdateReplacePolicy."""
-    past, kind = resource.past, KINDS[resource.type]
-    assert past is not None  # noqa: S101 - the caller looked
-    now = ledger.stack.resources[resource.logical_id]
-    if past.replace_policy == "Retain":
-        ledger.tell(now, ResourceStatus.DELETE_SKIPPED, physical_id=past.physical_id)
-    else:
-        ledger.tell(now, ResourceStatus.DELETE_IN_PROGRESS, physical_id=past.physical_id)
-        try:
-            if past.replace_policy == "Snapshot":
-                kind.snapshot(ledger.site, past.physical_id, past.properties)
-            kind.remove(ledger.site, past.physical_id, past.properties)
-        except (EbscryptError, OSError) as error:
-            ledger.tell(now, ResourceStatus.DELETE_FAILED, str(error), physical_id=past.physical_id)
-            ledger.site.notes.append(f"{resource.type} {past.physical_id} could not be removed: {error}")
-        else:
-            ledger.tell(now, ResourceStatus.DELETE_COMPLETE, physical_id=past.physical_id)
-    ledger.put(msgspec.structs.replace(now, past=None), event=False)

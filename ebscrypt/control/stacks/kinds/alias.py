@@ -27,7 +27,6 @@ class AliasKind:
 
     name = "AWS::KMS::Alias"
     attributes: frozenset[str] = frozenset()
-    removed_first = True
     has_snapshot = False
 
     def check(self, site: Site, properties: Mapping[str, Any]) -> None:  # noqa: ARG002 - the kinds' signature

@@ -30,7 +30,6 @@ class AttachmentKind:
 
     name = "AWS::EC2::VolumeAttachment"
     attributes: frozenset[str] = frozenset()
-    removed_first = True
     has_snapshot = False
 
     def check(self, site: Site, properties: Mapping[str, Any]) -> None:  # noqa: ARG002 - the kinds' signature

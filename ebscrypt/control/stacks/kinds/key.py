@@ -42,7 +42,6 @@ class KeyKind:
 
     name = "AWS::KMS::Key"
     attributes = frozenset({"Arn", "KeyId"})
-    removed_first = False
     has_snapshot = False
 
     def check(self, site: Site, properties: Mapping[str, Any]) -> None:  # noqa: ARG002 - the kinds' signature

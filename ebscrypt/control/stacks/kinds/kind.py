@@ -22,7 +22,7 @@ class Made(NamedTuple):
 
 
 class Update(Enum):
-    """How a change of properties is made."""
+    """How a change of properties is made. Where a resource is replaced the old one goes first: see decision 0051."""
 
     IN_PLACE = auto()
     REPLACE = auto()
@@ -36,13 +36,11 @@ class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="pasca
 class Kind(Protocol):
     """One type of resource. Every method may be called again after a crash, and then ends like the first call.
 
-    ``name`` is CloudFormation's. ``attributes`` are what GetAtt knows. ``removed_first``: where it is replaced, the old
-    one goes before the new one comes. ``has_snapshot``: the policy Snapshot is allowed.
+    ``name`` is CloudFormation's. ``attributes`` are what GetAtt knows. ``has_snapshot``: it has the policy Snapshot.
     """
 
     name: str
     attributes: frozenset[str]
-    removed_first: bool
     has_snapshot: bool
 
     def check(self, site: Site, properties: Mapping[str, Any]) -> None:

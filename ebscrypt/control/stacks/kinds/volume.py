@@ -62,7 +62,6 @@ class VolumeKind:
 
     name = "AWS::EC2::Volume"
     attributes = frozenset({"VolumeId"})
-    removed_first = False
     has_snapshot = True
 
     def check(self, site: Site, properties: Mapping[str, Any]) -> None:  # noqa: ARG002 - the kinds' signature

@@ -163,6 +163,17 @@ def test_an_alias_moves_and_is_replaced(stacks: Deployer) -> None:
     assert stacks.physical("Alias") == "alias/two"
 
 
+def test_a_replaced_alias_may_be_retained(stacks: Deployer) -> None:
+    """UpdateReplacePolicy Retain leaves the old name on its key; the stack has the new one."""
+    kept = {"UpdateReplacePolicy": "Retain"}
+    stacks.deploy({"Key": key(), "Alias": alias("one") | kept})
+
+    stacks.deploy({"Key": key(), "Alias": alias("two") | kept})
+
+    assert set(stacks.aliases()) == {"alias/one", "alias/two"}
+    assert stacks.physical("Alias") == "alias/two"
+
+
 def test_what_the_template_leaves_out_goes(stacks: Deployer) -> None:
     """After everything else has succeeded, in the order that dependencies ask for."""
     stacks.deploy(ENCRYPTED)
