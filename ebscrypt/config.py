@@ -116,15 +116,13 @@ class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How `api serve` answers EC2's and other AWS clients, when not told otherwise.
 
     ``bind`` and ``port`` are where it listens. ``certificate`` and ``certificate_key`` are PEM files: with them it
-    speaks TLS, without them it binds to this machine's own addresses only. ``zone`` is the letter of the one
-    availability zone, after the Region's name. ``workers`` requests are answered at once.
+    speaks TLS, without them it binds to this machine's own addresses only. ``workers`` requests are answered at once.
     """
 
     bind: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 4580
     certificate: str = ""
     certificate_key: str = ""
-    zone: Annotated[str, msgspec.Meta(pattern=r"^[a-z]$")] = "a"
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
 
 

@@ -27,8 +27,8 @@ from ebscrypt.model import utc_now
 
 if TYPE_CHECKING:
     from ebscrypt.api.protocol.service import Service
-    from ebscrypt.control.site import Site
     from ebscrypt.config import Settings
+    from ebscrypt.control.site import Site
 
 SMALL_BODY: Final = 64 * 1024
 """Bytes of a request of which nobody knows yet what it is: enough to be told in an answer what is wrong with it."""
@@ -137,7 +137,7 @@ class Gateway:
             # The hint may name files; the message may too, and both are for whoever runs this server.
             _log.warning("%s %s: %s", served.request_id, served.action, error.message)
             fault = from_ebscrypt(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a client must hear something, and nothing of what is inside
             _log.exception("%s %s", served.request_id, served.action)
             fault = internal()
         served.code = fault.code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from ebscrypt.control.direct import DirectAccess
 from ebscrypt.control.site import Site
 
 if TYPE_CHECKING:
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
 
 
 class ServedSite(Site):
-    """A site whose catalog and KMS client belong to `Shared` and outlive it. Leaving it starts what is to be delivered."""
+    """A site whose catalog and KMS client belong to `Shared` and outlive it. Leaving it starts what is to be delivered.
 
-    def __init__(self, settings: Settings, catalog: Catalog, kms: KmsClient) -> None:
+    ``direct`` is what the EBS direct APIs keep between requests.
+    """
+
+    def __init__(self, settings: Settings, catalog: Catalog, kms: KmsClient, direct: DirectAccess) -> None:
         super().__init__(settings)
+        self.direct = direct
         self.__dict__["catalog"] = catalog
         self.__dict__["kms"] = kms
 
@@ -32,7 +37,7 @@ class Shared:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._opened: tuple[Catalog, KmsClient] | None = None
+        self._opened: tuple[Catalog, KmsClient, DirectAccess] | None = None
 
     def site(self) -> ServedSite:
         """A site for one request, or for one thread's work. Raises what opening the catalog raises."""
@@ -43,12 +48,13 @@ class Shared:
 
                 settings = self._settings
                 catalog = Catalog(settings.catalog_path, keep_events=settings.events.keep)
-                self._opened = catalog, KmsClient(settings)
+                self._opened = catalog, KmsClient(settings), DirectAccess(settings)
             return ServedSite(self._settings, *self._opened)
 
     def close(self) -> None:
-        """Close the catalog. Idempotent; a later `site` opens it again."""
+        """Close the catalog, wipe the keys of EBS direct. Idempotent; a later `site` opens it again."""
         with self._lock:
             if self._opened is not None:
                 self._opened[0].close()
+                self._opened[2].close()
             self._opened = None

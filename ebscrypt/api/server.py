@@ -91,7 +91,7 @@ def application(gateway: Gateway, metrics: Metrics, workers: int = 16) -> Starle
         return Response(answer.body, answer.status, answer.headers)
 
     async def health(request: Request) -> Response:  # noqa: ARG001 - it asks nothing
-        await run_in_threadpool(lambda: gateway.shared.site().catalog.volumes())
+        await run_in_threadpool(_look, gateway)
         return PlainTextResponse("ok\n")
 
     async def measured(request: Request) -> Response:  # noqa: ARG001 - the same
@@ -106,6 +106,11 @@ def application(gateway: Gateway, metrics: Metrics, workers: int = 16) -> Starle
             Route("/{path:path}", endpoint, methods=methods),
         ]
     )
+
+
+def _look(gateway: Gateway) -> None:
+    """Read the catalog: whoever cannot is not well."""
+    gateway.shared.site().catalog.volumes()
 
 
 def _request(request: Request) -> HttpRequest:
@@ -133,7 +138,7 @@ def _with_body(asked: HttpRequest, body: bytes) -> HttpRequest:
 
 
 def _tls(settings: Settings) -> dict[str, Any]:
-    """uvicorn's settings for TLS; empty without. Raises `ConfigError` for a pair that does not work."""
+    """What uvicorn must know for TLS; empty without. Raises `ConfigError` for a pair that does not work."""
     certificate, key = settings.api.certificate, settings.api.certificate_key
     if not certificate and not key:
         return {}

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 FORM_SERVICES: Final = {
     "ec2": "ebscrypt.api.ec2",
     "sts": "ebscrypt.api.sts",
+    "cloudformation": "ebscrypt.api.cloudformation",
 }
 """Services of the protocols ec2 and query, by the name that clients sign for: where their ``OPERATIONS`` are."""
-REST_SERVICES: Final[dict[str, str]] = {}
+REST_SERVICES: Final = {"ebs": "ebscrypt.api.ebs"}
 """The same for the protocol rest-json."""
 
 

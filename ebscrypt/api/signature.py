@@ -229,4 +229,5 @@ _NAMES_OF_JSON: Final = "ebs"
 def named_for(service: str, error: ApiError) -> ApiError:
     """The error by the name that ``service`` has for it; EC2's status for a key that is not accepted is 401."""
     code = _NAMES.get(_NAMES_OF_JSON if service == "kms" else service, {}).get(error.code, error.code)
-    return ApiError(code, error.message, status=401 if code == "AuthFailure" else error.status)
+    status = 401 if code == "AuthFailure" else error.status
+    return ApiError(code, error.message, status=status, reason=error.reason, fields=error.fields)

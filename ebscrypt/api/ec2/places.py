@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import socket
 from datetime import UTC, datetime
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ebscrypt.api.ec2 import filters
 from ebscrypt.api.errors import ApiError
+from ebscrypt.kms.principals import instance_id
 
 if TYPE_CHECKING:
     from ebscrypt.api.call import Call
 
-_MACHINE_ID: Final = Path("/etc/machine-id")
 _ARCHITECTURES: Final = {"aarch64": "arm64", "x86_64": "x86_64"}
 
 
 def zone_name(call: Call) -> str:
-    """The one availability zone: the Region's name and the letter of the settings."""
-    return f"{call.region}{call.site.settings.api.zone}"
+    """The one availability zone, which templates know by that name, too."""
+    return f"{call.region}a"
 
 
 def zone_id(call: Call) -> str:
@@ -45,23 +44,11 @@ def check_zone(call: Call, name: str) -> None:
         raise ApiError("InvalidZone.NotFound", f"The zone '{name[:80]}' does not exist.")
 
 
-def instance_id(call: Call) -> str:
-    """This machine's instance id: 17 hexadecimal digits of a digest of its machine id, the same for ever.
-
-    The machine id itself must not be shown (machine-id(5)); the account makes it another one for another installation.
-    """
-    try:
-        machine = _MACHINE_ID.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        machine = socket.gethostname()
-    return f"i-{hashlib.sha256(f'ebscrypt instance {call.account} {machine}'.encode()).hexdigest()[:17]}"
-
-
-def check_instance(call: Call, wanted: str) -> None:
+def check_instance(wanted: str) -> None:
     """Raise `ApiError` unless ``wanted`` is this machine's instance id."""
     if not wanted.startswith("i-") or not all(digit in "0123456789abcdef" for digit in wanted[2:]) or len(wanted) < 3:
         raise ApiError("InvalidInstanceID.Malformed", f'Invalid id: "{wanted[:80]}"')
-    if wanted != instance_id(call):
+    if wanted != instance_id():
         raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{wanted[:80]}' does not exist")
 
 
@@ -119,7 +106,7 @@ def this_instance(call: Call) -> dict[str, Any]:
     """This machine as an instance, without what is attached to it."""
     machine = platform.machine()
     return {
-        "InstanceId": instance_id(call),
+        "InstanceId": instance_id(),
         "ImageId": "ami-00000000000000000",
         "State": {"Code": 16, "Name": "running"},
         "PrivateDnsName": socket.gethostname(),
