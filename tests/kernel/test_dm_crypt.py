@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -85,3 +86,28 @@ def test_a_recovery_passphrase_opens_the_volume(machine: Machine, volume: str) -
 
     machine.run("e2fsck -fn /dev/mapper/plaintext && mount -o ro /dev/mapper/plaintext /mnt")
     machine.run("cd /mnt && sha256sum --check --strict sums")
+
+
+@pytest.mark.parametrize("requirement", ["ebscrypt-filling", "ebscrypt-reencrypt"])
+def test_dm_crypt_refuses_half_a_volume(machine: Machine, volume: str, requirement: str) -> None:
+    """Blocks still to come, or a part under another data key: with the right key in hand cryptsetup opens neither."""
+    backing = volumes.show(machine, volume)["Backing"]
+    machine.run(f"/usr/local/libexec/unwrap-key {backing} /dev/shm/key && head -c 16M {backing} >/dev/shm/header")
+    program = (
+        "import msgspec, os, sys; from ebscrypt import luks2\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR); header = luks2.read_header(fd).header\n"
+        "config = header.metadata['config'] | {'requirements': {'mandatory': [sys.argv[2]]}}\n"
+        "changed = msgspec.structs.replace(header, metadata=header.metadata | {'config': config})\n"
+        "luks2.write_header(fd, changed, reencrypting=sys.argv[2] == 'ebscrypt-reencrypt')"
+    )
+    try:
+        machine.run(f"python3 -c {shlex.quote(program)} {backing} {requirement}")
+        status, told = machine.attempt(
+            f"cryptsetup open --type luks2 --volume-key-file /dev/shm/key --key-size 512 {backing} plaintext"
+        )
+    finally:
+        machine.run(f"dd if=/dev/shm/header of={backing} bs=1M conv=notrunc,fsync status=none && rm /dev/shm/header")
+
+    assert status != 0
+    assert "equirements" in told
+    assert machine.attempt("test -e /dev/mapper/plaintext")[0] != 0
