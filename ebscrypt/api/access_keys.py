@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ebscrypt.config import Settings
 
 MOST_KEYS: Final = 100
+LARGEST_FILE: Final = 1 << 20
+"""Bytes that are read of the file: more than all keys have."""
 _CAPITALS: Final = string.ascii_uppercase + "234567"
 _SECRET: Final = string.ascii_letters + string.digits + "+/"
 _USER: Final = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
@@ -52,17 +54,21 @@ class AccessKeys:
         self.path: Path = settings.api_dir / "access-keys.json"
 
     def all(self) -> list[AccessKey]:
-        """The keys, oldest first. Raises `ConfigError` for a damaged file or one that others can read."""
+        """The keys, oldest first. Raises `ConfigError` for a damaged file or one that others can read.
+
+        One that belongs to another user than root and this process's is refused, too: who owns a file can open it.
+        """
         try:
             with self.path.open("rb") as file:
-                mode, content = os.fstat(file.fileno()).st_mode, file.read()
+                about, content = os.fstat(file.fileno()), file.read(LARGEST_FILE + 1)
         except FileNotFoundError:
             return []
         except PermissionError as error:
             raise NotPermitted(f"cannot read the access keys in {self.path}: {error.strerror}") from None
-        if stat.S_IMODE(mode) & 0o077:
+        mode = stat.S_IMODE(about.st_mode)
+        if mode & 0o077 or about.st_uid not in {0, os.geteuid()}:
             raise ConfigError(
-                f"others can read the access keys in {self.path} (mode {stat.S_IMODE(mode):04o})",
+                f"others can read the access keys in {self.path} (mode {mode:04o}, of user {about.st_uid})",
                 hint=f"chmod 0600 {self.path}, and make new keys if that was so for long",
             )
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ebscrypt.errors import EbscryptError
+from ebscrypt.errors import ConfigError, EbscryptError
 
 _SERVER_CODES: Final = {
     "InternalError": 500,
@@ -52,7 +52,7 @@ def from_ebscrypt(error: EbscryptError) -> ApiError:
     What is nobody's fault but this machine's is told in the log only: it may hold paths that a client has no business
     with.
     """
-    if error.api_code == "InternalError":
+    if error.api_code == "InternalError" or isinstance(error, ConfigError):
         return internal()
     text = error.message[:1].upper() + error.message[1:]
     message = f"{text}. {error.hint[:1].upper()}{error.hint[1:]}." if error.hint else f"{text}."

@@ -75,18 +75,28 @@ class Gateway:
         self.shared = Shared(settings)
 
     def largest_body(self, request: HttpRequest) -> int:
-        """Bytes that the body of this request, whose headers are here, may have."""
+        """Bytes that the body of this request, whose headers are here, may have.
+
+        Whoever names no key that there is gets no memory for more than an error needs.
+        """
         try:
-            service = self._services.get(signature.read(request).service)
-        except ApiError:
+            signed = signature.read(request)
+            service = self._services.get(signed.service)
+            known = self._key(signed.access_key_id) is not None
+        except (ApiError, EbscryptError):
             return SMALL_BODY
-        return service.largest_body if service else SMALL_BODY
+        return service.largest_body if service and known else SMALL_BODY
 
     def answer(self, request: HttpRequest) -> HttpAnswer:
         """The answer to a request. Never raises."""
         served, began = Served(), time.monotonic()
         answer = self._answered(request, served)
-        served.status, served.seconds = answer.status, time.monotonic() - began
+        self._tell(request, served, answer, time.monotonic() - began)
+        return answer
+
+    def _tell(self, request: HttpRequest, served: Served, answer: HttpAnswer, seconds: float) -> None:
+        served.status, served.seconds = answer.status, seconds
+        served.code = served.code or answer.code
         _log.info(
             "answered",
             extra={
@@ -104,7 +114,6 @@ class Gateway:
         )
         if self._observe is not None:
             self._observe(served)
-        return answer
 
     def refusal(self, request: HttpRequest, error: ApiError) -> HttpAnswer:
         """The answer to a request that is refused before it is all there."""
@@ -112,8 +121,11 @@ class Gateway:
             name = signature.read(request).service
         except ApiError:
             name = _WITHOUT_SERVICE
-        service = self._services.get(name) or self._services[_WITHOUT_SERVICE]
-        return service.error(error, str(uuid.uuid4()))
+        service, served = self._services.get(name) or self._services[_WITHOUT_SERVICE], Served()
+        served.code = error.code
+        answer = service.error(error, served.request_id)
+        self._tell(request, served, answer, 0.0)
+        return answer
 
     def close(self) -> None:
         """Let go of the catalog. Idempotent."""
@@ -136,7 +148,8 @@ class Gateway:
             served.kms_failed = isinstance(error, KmsError)
             # The hint may name files; the message may too, and both are for whoever runs this server.
             _log.warning("%s %s: %s", served.request_id, served.action, error.message)
-            fault = from_ebscrypt(error)
+            # Who has not signed hears nothing of this machine, as that its file of access keys cannot be read.
+            fault = internal() if served.service == "-" else from_ebscrypt(error)
         except Exception:  # noqa: BLE001 - a client must hear something, and nothing of what is inside
             _log.exception("%s %s", served.request_id, served.action)
             fault = internal()

@@ -35,6 +35,7 @@ class KmsService:
     def __init__(self, settings: Settings, model: ServiceModel) -> None:
         self._kms = EmbeddedKms(settings, model) if settings.kms.endpoint == "embedded" else None
         self._trail = Trail(settings)
+        self._actions = frozenset(model.operation_names)
 
     def may_be_unsigned(self, request: HttpRequest) -> bool:  # noqa: ARG002 - no request of KMS may
         return False
@@ -47,12 +48,13 @@ class KmsService:
         if request.headers.get("content-type", "").partition(";")[0].strip() != CONTENT_TYPE:
             raise ApiError("SerializationException", f"The content type is not {CONTENT_TYPE}.")
         action = request.headers.get(_TARGET, "").partition(".")[2]
-        return Asked(action[:80], partial(self._perform, self._kms, request))
+        # The name goes into log and metrics: only one that there is, or clients could make up any number of them.
+        return Asked(action if action in self._actions else "-", partial(self._perform, self._kms, request))
 
     def error(self, fault: ApiError, request_id: str) -> HttpAnswer:
         code = "KMSInternalException" if fault.code == "InternalError" else fault.code
         body = msgspec.json.encode({"__type": code, "message": fault.message})
-        return _answer(fault.status, body, request_id)
+        return _answer(fault.status, body, request_id, code)
 
     def _perform(self, kms: EmbeddedKms, request: HttpRequest, call: Call) -> HttpAnswer:
         target = request.headers.get(_TARGET, "")
@@ -67,9 +69,14 @@ class KmsService:
             agent=request.headers.get("user-agent", ""),
             principal=call.principal,
         )
-        return _answer(status, body, call.request_id)
+        return _answer(status, body, call.request_id, _code(body) if status != 200 else "")
 
 
-def _answer(status: int, body: bytes, request_id: str) -> HttpAnswer:
+def _code(body: bytes) -> str:
+    """The code of the embedded KMS's own error."""
+    return str(msgspec.json.decode(body)["__type"])
+
+
+def _answer(status: int, body: bytes, request_id: str, code: str) -> HttpAnswer:
     headers = {"x-amzn-RequestId": request_id, "Content-Type": CONTENT_TYPE}
-    return HttpAnswer(status=status, headers=headers, body=body)
+    return HttpAnswer(status=status, headers=headers, body=body, code=code)

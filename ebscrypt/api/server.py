@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -81,7 +82,13 @@ def application(gateway: Gateway, metrics: Metrics, workers: int = 16) -> Starle
     async def endpoint(request: Request) -> Response:
         asked = _request(request)
         try:
+            if sum(len(name) + len(value) for name, value in request.scope["headers"]) > LARGEST_HEADERS:
+                raise _too_much_head()
             body = await serving.read_body(request, gateway.largest_body(asked), BODY_TIMEOUT)
+        except ApiError as error:
+            answer = gateway.refusal(asked, error)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
         except serving.BodyTooLarge:
             answer = gateway.refusal(asked, ApiError("RequestEntityTooLarge", "The request is too long.", status=413))
         except serving.BodyTooSlow:
@@ -91,12 +98,12 @@ def application(gateway: Gateway, metrics: Metrics, workers: int = 16) -> Starle
         return Response(answer.body, answer.status, answer.headers)
 
     async def health(request: Request) -> Response:  # noqa: ARG001 - it asks nothing
-        await run_in_threadpool(_look, gateway)
-        return PlainTextResponse("ok\n")
+        return await _or_unwell(_look, gateway) or PlainTextResponse("ok\n")
 
     async def measured(request: Request) -> Response:  # noqa: ARG001 - the same
-        page = await run_in_threadpool(metrics.page, gateway.shared)
-        return Response(page, media_type=metrics.CONTENT_TYPE)
+        pages: list[bytes] = []
+        unwell = await _or_unwell(lambda: pages.append(metrics.page(gateway.shared)))
+        return unwell or Response(pages[0], media_type=metrics.CONTENT_TYPE)
 
     methods = ["GET", "POST", "PUT"]
     return Starlette(
@@ -106,6 +113,20 @@ def application(gateway: Gateway, metrics: Metrics, workers: int = 16) -> Starle
             Route("/{path:path}", endpoint, methods=methods),
         ]
     )
+
+
+async def _or_unwell(work: Callable[..., None], *arguments: Any) -> Response | None:
+    """Do the work; a 503 that says nothing of this machine if it fails. The log says why."""
+    try:
+        await run_in_threadpool(work, *arguments)
+    except Exception:  # noqa: BLE001 - whatever it is, whoever asks must hear that this server is not well
+        _log.exception("the catalog cannot be read")
+        return PlainTextResponse("the catalog cannot be read\n", 503)
+    return None
+
+
+def _too_much_head() -> ApiError:
+    return ApiError("RequestHeaderSectionTooLarge", "The headers of the request are too long.", status=431)
 
 
 def _look(gateway: Gateway) -> None:

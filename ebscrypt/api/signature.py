@@ -5,7 +5,10 @@ is derived of the secret, the day, the Region and the service. What is checked b
 
 - the clock: 15 minutes either way. A request that was overheard can be sent again until then, as to AWS; that is what
   TLS is for. A signature in a query string may be good for up to an hour;
-- the host, and every ``x-amz-`` header, is signed;
+- the host, and every ``x-amz-`` header, is signed, in either form: ``x-amz-target`` says what is done;
+- the path is as it is signed, without ``.``, ``..`` and doubled slashes: AWS signs what it makes of such a path, and
+  what is served here is the path itself;
+- a ``+`` in the query string is a space in the signature as it is for whoever reads it;
 - the Region is this server's, the service one that it has;
 - a session token is refused: keys here are long-lived, and a token would be ignored otherwise.
 """
@@ -20,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ebscrypt.api.errors import ApiError
 from ebscrypt.api.protocol.http import HttpRequest
@@ -32,6 +35,8 @@ LONGEST_QUERY_VALIDITY: Final = 3600
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 
 _CREDENTIAL: Final = re.compile(r"([\w-]{1,128})/(\d{8})/([a-z0-9-]{1,32})/([a-z0-9-]{1,32})/aws4_request", re.ASCII)
+_SIGNATURE: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_TIME: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
 _HEADER_NAMES: Final = re.compile(r"[a-z0-9-]+(;[a-z0-9-]+)*", re.ASCII)
 _NO_SECRET: Final = "an access key id that there is none of is tried all the same"  # noqa: S105 - to spend the time
 
@@ -57,9 +62,12 @@ class Signed:
 
 def read(request: HttpRequest) -> Signed:
     """What the request says of its signature, in a header or in the query string. Raises `ApiError`."""
+    in_query = any(pair.startswith(("X-Amz-Algorithm=", "X-Amz-Signature=")) for pair in request.query.split("&"))
     if "authorization" in request.headers:
+        if in_query:
+            raise _incomplete("The request is signed twice, in a header and in its query string.")
         return _from_header(request)
-    if "X-Amz-Algorithm=" in request.query:
+    if in_query:
         return _from_query(request)
     raise ApiError("MissingAuthenticationToken", "Request is missing Authentication Token", status=403)
 
@@ -72,6 +80,8 @@ def check(request: HttpRequest, signed: Signed, secret: str | None, now: datetim
     """
     if "x-amz-security-token" in request.headers or "x-amz-security-token=" in request.query.lower():
         raise ApiError("InvalidClientTokenId", "Session tokens are not accepted by this endpoint.", status=403)
+    if request.path != _normal_path(request.path):
+        raise _does_not_match("The path of the request has empty parts, '.' or '..'.")
     payload = _payload(request, signed, may_be_unsigned=may_be_unsigned)
     expected = signature(request, signed, secret or _NO_SECRET, payload)
     same = hmac.compare_digest(expected, signed.signature)
@@ -112,8 +122,9 @@ def signature(request: HttpRequest, signed: Signed, secret: str, payload: str) -
 
 def _from_header(request: HttpRequest) -> Signed:
     kind, _, rest = request.headers["authorization"].partition(" ")
-    parts = dict(part.strip().partition("=")[::2] for part in rest.split(","))
-    if kind != ALGORITHM or parts.keys() != {"Credential", "SignedHeaders", "Signature"}:
+    told = [part.strip().partition("=")[::2] for part in rest.split(",")]
+    parts = dict(told)
+    if kind != ALGORITHM or len(told) != len(parts) or parts.keys() != {"Credential", "SignedHeaders", "Signature"}:
         raise _incomplete(f"Authorization is {ALGORITHM} with Credential, SignedHeaders and Signature.")
     return _signed(
         request,
@@ -148,7 +159,11 @@ def _signed(
     if credential is None:
         raise _incomplete("Credential is ACCESS_KEY_ID/YYYYMMDD/REGION/SERVICE/aws4_request.")
     access_key_id, day, region, service = credential.groups()
+    if not _SIGNATURE.fullmatch(part("Signature")):
+        raise _incomplete("Signature is 64 hexadecimal digits.")
     try:
+        if not _TIME.fullmatch(sent_at):
+            raise ValueError(sent_at)  # noqa: TRY301 - strptime takes other forms of the same time, too
         when = datetime.strptime(sent_at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
         raise _incomplete("X-Amz-Date is not a time like 20240102T030405Z.") from None
@@ -159,7 +174,7 @@ def _signed(
         day=day,
         region=region,
         service=service,
-        signed_headers=_signed_headers(request, part("SignedHeaders"), in_query=in_query),
+        signed_headers=_signed_headers(request, part("SignedHeaders")),
         signature=part("Signature"),
         when=when,
         valid=valid,
@@ -167,11 +182,11 @@ def _signed(
     )
 
 
-def _signed_headers(request: HttpRequest, text: str, *, in_query: bool) -> tuple[str, ...]:
+def _signed_headers(request: HttpRequest, text: str) -> tuple[str, ...]:
     names = tuple(text.split(";"))
     if len(text) > 4096 or not _HEADER_NAMES.fullmatch(text) or list(names) != sorted(set(names)):
         raise _incomplete("SignedHeaders is a sorted list of header names in lower case.")
-    must = {"host"} | ({name for name in request.headers if name.startswith("x-amz-")} if not in_query else set())
+    must = {"host"} | {name for name in request.headers if name.startswith("x-amz-")}
     if forgotten := must - set(names):
         raise _does_not_match(f"{min(forgotten)[:80]!r} must be a 'SignedHeader' in the AWS Authorization.")
     return names
@@ -196,7 +211,7 @@ def _normal_path(path: str) -> str:
 
 def _canonical_query(query: str) -> str:
     pairs = (pair.partition("=")[::2] for pair in query.split("&") if pair)
-    encoded = (tuple(quote(unquote(part), safe="-_.~") for part in pair) for pair in pairs)
+    encoded = (tuple(quote(unquote_to_bytes(part.replace("+", " ")), safe="-_.~") for part in pair) for pair in pairs)
     return "&".join(f"{name}={text}" for name, text in sorted(encoded) if name != "X-Amz-Signature")
 
 

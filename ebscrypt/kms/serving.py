@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from ebscrypt.errors import NotPermitted
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
+LONGEST_WAIT: Final = 20.0
+"""Seconds in which the head of a request has to be there, and in which a client has to go on taking its answer."""
 GRACE: Final = 10
 """Seconds that requests under way have when the server is told to stop."""
 
@@ -36,7 +39,7 @@ async def read_body(request: Request, largest: int, timeout: float) -> bytes:  #
     `BodyTooSlow`.
     """
     told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > largest:
+    if told.isdecimal() and (len(told) > 18 or int(told) > largest):
         raise BodyTooLarge
     body = bytearray()
     try:
@@ -70,6 +73,57 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://{shown}:{address[1]}"
 
 
+class Connection(H11Protocol):
+    """uvicorn's connection, that ends by itself when a client neither asks nor takes its answer: see `LONGEST_WAIT`.
+
+    Otherwise whoever opens enough connections and says nothing on them keeps all others out.
+    """
+
+    _asking: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._asking, self._taking):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taking = self.loop.call_later(LONGEST_WAIT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+        super().resume_writing()
+
+    def _watch(self) -> None:
+        """A request that has begun stops the clock; what comes before one does not wind it up again."""
+        if self._is_busy():
+            if self._asking is not None:
+                self._asking.cancel()
+            self._asking = None
+        elif self._asking is None:
+            self._asking = self.loop.call_later(LONGEST_WAIT, self._end_unless_asked)
+
+    def _end_unless_asked(self) -> None:
+        self._asking = None
+        if not self._is_busy():
+            self.transport.abort()
+
+    def _is_busy(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its type says
+        return cycle is not None and not cycle.response_complete
+
+
 class Server(uvicorn.Server):
     """uvicorn, that tells when it is ready and ends like a function: by returning. ``more`` is for `uvicorn.Config`."""
 
@@ -77,7 +131,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 answering,
-                http="h11",
+                http=Connection,
                 loop="asyncio",
                 ws="none",
                 lifespan="off",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_PARAMETERS: Final = 20_000
 """Parameters of one request. The longest that AWS allows, 1000 resources and 50 tags, has some 1100."""
+_MOST_STEPS: Final = 100_000
+"""Parts of all names together: what a request may cost in memory."""
 _DEEPEST: Final = 32
 """Dots in a name. The deepest name of EC2's model has 12."""
 _PLACE: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
@@ -39,6 +41,8 @@ def parse(form: str) -> Node:
         pairs = parse_qsl(form, keep_blank_values=True, max_num_fields=MOST_PARAMETERS, errors="strict")
     except (ValueError, UnicodeDecodeError):
         raise ApiError("MalformedQueryString", "The request is not a form in UTF-8.") from None
+    if sum(name.count(".") for name, _ in pairs) + len(pairs) > _MOST_STEPS:
+        raise ApiError("InvalidParameter", "The names of the parameters have too many parts.")
     root = Node()
     for name, text in pairs:
         node = root

@@ -23,8 +23,9 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpAnswer:
-    """An answer as it goes out."""
+    """An answer as it goes out. ``code`` is the error's, for log and metrics; empty where it is none."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    code: str = ""

@@ -49,6 +49,8 @@ def read(operation: OperationModel, request: HttpRequest, in_path: dict[str, str
         return {}
     payload = shape.serialization.get("payload")
     found = {} if payload else _json_body(request.body)
+    # A member that has a place of its own is not taken out of the body.
+    found = {name: value for name, value in found.items() if not _place(shape, name)}
     found |= _outside_the_body(shape, request, in_path)
     try:
         # The payload's place is held: it is bytes already, and may be as long as the server lets a body be.
@@ -117,6 +119,11 @@ def _outside_the_body(shape: StructureShape, request: HttpRequest, in_path: dict
         except ValueError:
             raise _invalid(f"{sent} is not of type {member.type_name}.") from None
     return found
+
+
+def _place(shape: StructureShape, name: str) -> str | None:
+    member = shape.members.get(name)
+    return member.serialization.get("location") if member is not None else None
 
 
 def _invalid(message: str) -> ApiError:
