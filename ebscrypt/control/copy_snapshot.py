@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ebscrypt.control.snapshot_source import Source, Told
     from ebscrypt.stores.store import Store
 
-_MOST_COPIES: Final = 20
+MOST_COPIES: Final = 20
 """EBS's limit of copies that are under way in one destination Region (facts §1.7)."""
 _NOTE_EVERY: Final = 1.0
 """Seconds between two notes of the progress in the catalog: each is a transaction."""
@@ -75,19 +75,46 @@ def copy_snapshot(
     `StoreError`, `NotPermitted`.
     """
     at = source_site or site
-    source = snapshot_source.find_source(at, request.source_snapshot_id)
-    encrypted, kms_key_id = _decided(site, request, source)
-    _check(request)
-    copy = _planned(site, request, source, encrypted=encrypted, same_region=at is site)
-    open_store(site.settings, copy.store).close()
+    plan = plan_copy(site, at, request)
+    copy = plan.copy
     job = None if at is site else msgspec.json.encode(CopyJob(source_region=at.settings.kms.region)).decode()
     with locks.held(site.settings, copy.snapshot_id, "snapshot copy"):
         try:
-            site.catalog.snapshots.add(copy, job=job, copies=_MOST_COPIES)
+            site.catalog.snapshots.add(copy, job=job, copies=MOST_COPIES)
             faultpoints.reach("copy.entered")
-            return _Copying(site, at, source, copy, kms_key_id, told=told, cancel=cancel).run()
+            return make_copy(site, at, plan, told=told, cancel=cancel)
         finally:
             locks.forget(site.settings, copy.snapshot_id)
+
+
+class Plan(NamedTuple):
+    """``copy`` is its row to be, ``kms_key_id`` the name of its key: None is the AWS managed one, or none is needed."""
+
+    source: Snapshot
+    copy: Snapshot
+    kms_key_id: str | None
+
+
+def plan_copy(site: Site, source_site: Site, request: CopyRequest) -> Plan:
+    """What a copy will be. Nothing exists yet; raises what `copy_snapshot` raises before anything does."""
+    source = snapshot_source.find_source(source_site, request.source_snapshot_id)
+    encrypted, kms_key_id = _decided(site, request, source)
+    _check(request)
+    copy = _planned(site, request, source, encrypted=encrypted, same_region=source_site is site)
+    open_store(site.settings, copy.store).close()
+    return Plan(source, copy, kms_key_id)
+
+
+def make_copy(
+    site: Site,
+    source_site: Site,
+    plan: Plan,
+    *,
+    told: Told | None = None,
+    cancel: threading.Event | None = None,
+) -> Snapshot:
+    """The work on a copy whose row is entered, for who holds its lock; what fails takes it back, and is raised."""
+    return _Copying(site, source_site, plan.source, plan.copy, plan.kms_key_id, told=told, cancel=cancel).run()
 
 
 def _decided(site: Site, request: CopyRequest, source: Snapshot) -> tuple[bool, str | None]:

@@ -71,6 +71,10 @@ def settle_snapshot(site: Site, snapshot_id: str) -> None:
             return
         if snapshot.deleting:
             finish_deletion(site, snapshot)
+        elif snapshot.state is SnapshotState.PENDING and snapshot.copied_from is not None:
+            from ebscrypt.control.start_copy import continue_copy  # noqa: PLC0415 - it imports us
+
+            continue_copy(site, snapshot)
         elif snapshot.state is SnapshotState.PENDING and not upload.is_open(site, snapshot):
             store_snapshot(site, snapshot)
 

@@ -5,7 +5,8 @@
     pending, of a volume     a process is started that goes on with it
     pending, uploaded        left alone until its client completes it or its time is up, then the same
     being deleted            a process is started that finishes it
-    pending, of a snapshot   the copy ends in ``error``: what made it was the command itself
+    pending, of a snapshot   a copy that was asked for in the background goes on in another process; any other ends in
+                             ``error``: what made it was the command itself
     being rewrapped          the catalog follows what the store's manifest says
 
 One whose lock is held is in the hands of a living process and is left alone.
@@ -85,7 +86,7 @@ def _settle(site: Site, snapshot: Snapshot) -> None:
         return
     if snapshot.state is SnapshotState.PENDING and not snapshot.deleting and upload.is_open(site, snapshot):
         return
-    if snapshot.deleting or (snapshot.copied_from is None and snapshot.state is SnapshotState.PENDING):
+    if snapshot.deleting or (snapshot.state is SnapshotState.PENDING and _goes_on(site, snapshot)):
         storing.start_storing(site, snapshot_id)
         return
     with locks.held(site.settings, snapshot_id, "recover", timeout=0):
@@ -98,3 +99,13 @@ def _settle(site: Site, snapshot: Snapshot) -> None:
             rewrap_snapshot.settle_rewrap(site, snapshot_id)
         elif now.state is SnapshotState.PENDING and not now.deleting:
             copy_undone.undo_interrupted_copy(site, now)
+
+
+def _goes_on(site: Site, snapshot: Snapshot) -> bool:
+    """Whether a pending snapshot is one that a process of its own works on."""
+    from ebscrypt.control.copy_undone import copy_job  # noqa: PLC0415 - rarely needed
+
+    if snapshot.copied_from is None:
+        return True
+    job = copy_job(site, snapshot)
+    return job is not None and job.in_background

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ebscrypt.api.ec2 import defaults, places, snapshots, snapshots_listed, snapshots_shared
+from ebscrypt.api.ec2 import copies, defaults, places, snapshots, snapshots_listed, snapshots_shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ebscrypt.api.call import Operation
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
+    "CopySnapshot": copies.copy_snapshot,
     "CreateSnapshot": snapshots.create_snapshot,
     "CreateSnapshots": snapshots.create_snapshots,
     "DeleteSnapshot": snapshots.delete_snapshot,

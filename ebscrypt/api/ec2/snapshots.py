@@ -74,7 +74,7 @@ def create_snapshots(call: Call, request: dict[str, Any]) -> dict[str, Any]:
 
 def delete_snapshot(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     """Delete a snapshot; a pending one is given up. What was made from it loses nothing."""
-    snapshot = snapshots_asked.snapshot_of(call, request["SnapshotId"])
+    snapshot = snapshots_asked.snapshot_of(call.site, request["SnapshotId"])
     call.finish_dry_run(request)
     snapshots.delete_snapshot(call.site, snapshot.snapshot_id)
     return {}

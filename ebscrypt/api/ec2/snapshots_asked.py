@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ebscrypt.api.call import Call
+    from ebscrypt.control.site import Site
     from ebscrypt.model import Snapshot, Volume
 
 _ID: Final = re.compile(r"(?:snap|vol)-(?:[0-9a-f]{17}|[0-9a-f]{8})")
@@ -24,12 +25,12 @@ _NO_VOLUME_OF_EC2: Final = "vol-ffffffff"
 """What EC2 shows as the volume of a snapshot that was made of none."""
 
 
-def snapshot_of(call: Call, snapshot_id: str) -> Snapshot:
+def snapshot_of(site: Site, snapshot_id: str) -> Snapshot:
     """The snapshot of that id, unless its deletion has begun. Raises `ApiError` with EC2's code and text."""
     if not snapshot_id.startswith("snap-") or not _ID.fullmatch(snapshot_id):
         raise ApiError("InvalidSnapshotID.Malformed", f'Invalid id: "{snapshot_id[:80]}" (expecting "snap-...")')
     try:
-        snapshot = call.site.catalog.snapshots.get(snapshot_id)
+        snapshot = site.catalog.snapshots.get(snapshot_id)
     except SnapshotNotFound:
         raise no_snapshot(snapshot_id) from None
     if snapshot.deleting:

@@ -48,7 +48,7 @@ def describe_snapshots(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     users = [_account(call, user) for user in request.get("RestorableByUserIds", ())]
     if "SnapshotIds" in request:
         found = [
-            snapshots_asked.snapshot_of(call, snapshot_id) for snapshot_id in dict.fromkeys(request["SnapshotIds"])
+            snapshots_asked.snapshot_of(call.site, snapshot_id) for snapshot_id in dict.fromkeys(request["SnapshotIds"])
         ]
     else:
         found = [snapshot for snapshot in call.site.catalog.snapshots.list() if not snapshot.deleting]

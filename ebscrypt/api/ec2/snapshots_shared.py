@@ -32,7 +32,7 @@ class _Changes(NamedTuple):
 
 def describe_snapshot_attribute(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     """The permissions, or product codes, of a snapshot: none."""
-    snapshot = snapshots_asked.snapshot_of(call, request["SnapshotId"])
+    snapshot = snapshots_asked.snapshot_of(call.site, request["SnapshotId"])
     call.finish_dry_run(request)
     name = "CreateVolumePermissions" if request["Attribute"] == _PERMISSION else "ProductCodes"
     return {"SnapshotId": snapshot.snapshot_id, name: []}
@@ -42,7 +42,7 @@ def modify_snapshot_attribute(call: Call, request: dict[str, Any]) -> dict[str, 
     """Take permissions back, which nobody has. Raises `ApiError` where one is to be given."""
     _check_attribute(request.get("Attribute", _PERMISSION))
     changes = _changes(request)
-    snapshot = snapshots_asked.snapshot_of(call, request["SnapshotId"])
+    snapshot = snapshots_asked.snapshot_of(call.site, request["SnapshotId"])
     if changes.add:
         _refuse_sharing(call, snapshot, changes.add)
     call.finish_dry_run(request)
@@ -52,7 +52,7 @@ def modify_snapshot_attribute(call: Call, request: dict[str, Any]) -> dict[str, 
 def reset_snapshot_attribute(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     """Make a snapshot private, which it is."""
     _check_attribute(request["Attribute"])
-    snapshots_asked.snapshot_of(call, request["SnapshotId"])
+    snapshots_asked.snapshot_of(call.site, request["SnapshotId"])
     call.finish_dry_run(request)
     return {}
 
