@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ebscrypt.api.ec2 import places, tags, volume_notes, volume_tokens, volume_types, volumes_shown
 from ebscrypt.api.errors import ApiError, invalid_combination, missing_parameter
 from ebscrypt.control import create, delete, failed_creation
-from ebscrypt.control.describe import VolumeDescription
-from ebscrypt.control.snapshots import describe_snapshot
+from ebscrypt.control.describe import VolumeDescription, describe_snapshot
 from ebscrypt.control.volume_request import VolumeRequest
 from ebscrypt.errors import InvalidParameter, KmsError, SnapshotNotFound, VolumeNotFound
 from ebscrypt.kms.principals import instance_id

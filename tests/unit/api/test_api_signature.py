@@ -113,7 +113,7 @@ def test_tampering_is_refused(what: str) -> None:
     ],
 )
 def test_what_is_no_signature_is_incomplete(authorization: str) -> None:
-    """An Authorization header that is none, has a part twice or in another form is refused before any secret is used."""
+    """A header that is none, or has a part twice or in another form, is refused before any secret is used."""
     text = authorization.format(c="AKIA/20240229/us-east-1/ec2/aws4_request", s="0" * 64)
     assert refused(changed(signed(body=FORM), authorization=text)) == "IncompleteSignature"
 
