@@ -10,8 +10,10 @@ not be used, `open_reader` gives None: `Catalog` then makes, migrates or refuses
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,12 +67,26 @@ def snapshot_limit(other: Snapshot) -> SnapshotLimit:
     )
 
 
+def check_file(path: Path) -> None:
+    """Raise OSError unless ``path`` is a file, and no link to one, that this process may read and write.
+
+    It is not opened: closing any descriptor of it would end the locks that SQLite has on it for all connections of this
+    process, and then another one takes the WAL away under them (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISREG(mode):
+        reason = errno.ELOOP if stat.S_ISLNK(mode) else errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(reason, os.strerror(reason))
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def open_reader(path: Path) -> CatalogReader | None:
     """A reader of the catalog at ``path``; None where only `Catalog` can say what is the matter with it."""
     connection = None
     try:
         # As `Catalog` asks: whoever may not write it may not read it, and a link in its place is not followed.
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        check_file(path)
         uri = f"{path.absolute().as_uri()}?mode=rw"
         # Used by one thread at a time: `_Database` has a lock.
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, update
 
 from ebscrypt.catalog.migrations import MIGRATIONS
-from ebscrypt.catalog.reading import BUSY_TIMEOUT, VERSION
+from ebscrypt.catalog.reading import BUSY_TIMEOUT, VERSION, check_file
 from ebscrypt.catalog.tables import METADATA, SCHEMA_VERSION
 from ebscrypt.errors import CatalogError, NotPermitted
 
@@ -46,7 +46,10 @@ def _make_private(path: Path) -> None:
     """SQLite would make the file with the umask's mode; its WAL files then take the mode of this one."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            check_file(path)
     except PermissionError as error:
         raise NotPermitted(
             f"this user may not use the catalog {path}: {error.strerror}",

@@ -233,3 +233,23 @@ def _opened(path: Path) -> CatalogReader:
     reader = open_reader(path)
     assert reader is not None
     return reader
+
+
+def test_opening_the_catalog_again_ends_nobodys_locks(path: Path, reader: CatalogReader) -> None:
+    """A reader goes on to see what other processes write, whoever in its process opens the catalog after it.
+
+    Were the file opened and closed past SQLite, the reader's locks would be gone: the other process, last to leave as
+    far as it knows, would remove the WAL, and the reader would look into the old one for ever.
+    """
+    program = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1]); "
+        "connection.execute('UPDATE volumes SET state_message = ?', sys.argv[2:]); connection.commit(); "
+        "connection.close()"
+    )
+    assert reader.volumes()
+    with Catalog(path) as catalog, closing(open_reader(path) or reader):
+        for word in ("one", "two"):
+            subprocess.run([sys.executable, "-c", program, str(path), word], check=True)
+
+            assert {volume.state_message for volume in reader.volumes()} == {word}
+            assert catalog.volumes() == reader.volumes()
