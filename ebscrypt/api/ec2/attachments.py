@@ -67,6 +67,9 @@ def detach_volume(call: Call, request: dict[str, Any]) -> dict[str, Any]:
         )
     call.finish_dry_run(request)
     detach.detach_volume(call.site, volume_id, force=bool(request.get("Force")))
+    if volume_notes.read(call.site.settings, volume_id).device is not None:
+        # Should the command line attach it next, it has no name but the device's own.
+        volume_notes.change(call.site.settings, volume_id, device=None)
     return volumes_shown.attachment_shown(volume_id, device, AttachmentState.DETACHING.value, found.attached)
 
 

@@ -40,7 +40,7 @@ class Modification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """``iops`` and ``throughput`` as they were asked for, ``device`` as the last AttachVolume named it."""
+    """``iops`` and ``throughput`` as they were asked for, ``device`` as AttachVolume named it."""
 
     iops: int | None = None
     throughput: int | None = None

@@ -88,6 +88,10 @@ def test_the_life_of_a_volume_by_boto3(place: Place, server: Server) -> None:
     assert ec2.detach_volume(VolumeId=volume_id)["State"] == "detaching"
     ec2.get_waiter("volume_available").wait(VolumeIds=[volume_id], WaiterConfig=QUICKLY)
     assert place.daemons() == []
+    place.do("attach", volume_id)
+    (shown,) = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"]
+    assert [one["Device"] for one in shown["Attachments"]] == [place.attachment(volume_id)["Device"]]
+    place.do("detach", volume_id)
     ec2.attach_volume(VolumeId=volume_id, InstanceId=instance, Device="/dev/sdf")
     read = qemu_io(place.attachment(volume_id)["Device"], "read -P 7 0 1M", "read -P 8 2047M 1M")
     assert "failed" not in read
