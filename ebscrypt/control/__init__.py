@@ -10,6 +10,7 @@ below them:
 
     backing      the file or block device under a volume                  sidecar    what describes a plain volume
     remains      taking a volume's traces away                            causes     reasons, in the words of events
+    failed_creation  the record of one that failed, removed
     runtime      how a volume is attached, seen from outside              process    the daemon where systemd is not
     holders      who uses a device or file                                systemd    the daemon's unit where it is
     leftovers    what a dead daemon left in the kernel                    links      /dev/disk/by-id without udev
