@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ebscrypt.api.ec2 import volume_tokens
 from ebscrypt.config import Settings
 from ebscrypt.control import create as creation
 from ebscrypt.control.site import Site
@@ -130,17 +127,6 @@ def test_a_token_whose_server_was_killed(ec2: Any, settings: Settings) -> None:
     again = create(ec2, ClientToken="t")["VolumeId"]
     assert again != made["VolumeId"]
     assert described(ec2) == [again]
-
-
-def test_old_tokens_are_forgotten(tmp_path: Path) -> None:
-    """After a week, and not before."""
-    for name, age in (("old", 8), ("new", 6)):
-        path = tmp_path / f"{name}.json"
-        path.touch()
-        then = time.time() - age * 24 * 3600
-        os.utime(path, (then, then))
-    volume_tokens.sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new.json"]
 
 
 TABLE = [
