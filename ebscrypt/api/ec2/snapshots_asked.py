@@ -74,7 +74,7 @@ def tags_of(request: Mapping[str, Any], kind: str = "snapshot") -> dict[str, str
 def refuse_outposts(request: Mapping[str, Any], *names: str) -> None:
     """Raise `ApiError` for an option that this one zone has no place for: none is passed over in silence."""
     for name in names:
-        if request.get(name) not in (None, "", "regional"):
+        if request.get(name) and (name, request[name]) != ("Location", "regional"):
             raise ApiError("UnsupportedOperation", f"{name} is not supported by this endpoint.")
 
 

@@ -1,8 +1,13 @@
-"""DescribeSnapshots. Looking at a snapshot whose process died gives it another, as every command does."""
+"""DescribeSnapshots. Looking at a snapshot whose process died gives it another, as every command does.
+
+But not at each look: a process needs a moment to begin, and clients look many times in it.
+"""
 
 from __future__ import annotations
 
 import re
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ebscrypt.api import pages
@@ -14,7 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ebscrypt.api.call import Call
+    from ebscrypt.control.site import Site
 
+_SETTLE_EVERY: Final = 10.0
+"""Seconds: longer than a process needs to begin, and less than a waiter of boto3 waits."""
+_settled: dict[str, float] = {}
+"""When this process last looked for snapshots that nobody works on, by state directory."""
+_settling = threading.Lock()
 _ALIASES: Final = frozenset({"amazon", "aws-marketplace"})
 """Owners who have nothing here."""
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -43,10 +54,10 @@ _FILTERS: Final[Mapping[str, Callable[[dict[str, Any]], list[Any]]]] = {
 
 def describe_snapshots(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     """The snapshots that ids, owners and filters let through, page by page. All are this account's and private."""
-    settle_snapshots(call.site)
+    _settle(call.site)
     owners = [_account(call, owner) for owner in request.get("OwnerIds", ())]
     users = [_account(call, user) for user in request.get("RestorableByUserIds", ())]
-    if "SnapshotIds" in request:
+    if request.get("SnapshotIds"):
         found = [
             snapshots_asked.snapshot_of(call.site, snapshot_id) for snapshot_id in dict.fromkeys(request["SnapshotIds"])
         ]
@@ -59,6 +70,16 @@ def describe_snapshots(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     call.finish_dry_run(request)
     listed, token = pages.page("DescribeSnapshots", request, chosen, lambda snapshot: str(snapshot["SnapshotId"]))
     return {"Snapshots": listed} | ({"NextToken": token} if token else {})
+
+
+def _settle(site: Site) -> None:
+    """Have the work of dead processes go on, unless somebody has just seen to that."""
+    now, state = time.monotonic(), site.settings.paths.state
+    with _settling:
+        if now - _settled.get(state, -_SETTLE_EVERY) < _SETTLE_EVERY:
+            return
+        _settled[state] = now
+    settle_snapshots(site)
 
 
 def _account(call: Call, named: str) -> str:

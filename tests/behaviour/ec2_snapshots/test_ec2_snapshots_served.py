@@ -81,32 +81,33 @@ def test_the_aws_command_makes_lists_copies_and_deletes(place: Place, server: Se
     assert (made["State"], made["VolumeSize"], made["Encrypted"]) == ("pending", 1, False)
     wait(server.client("ec2"), source)
 
+    ec2 = server.client("ec2")
     key = server.client("kms").create_key()["KeyMetadata"]["Arn"]
     assert aws("modify-ebs-default-kms-key-id", "--kms-key-id", key)["KmsKeyId"] == key
-    assert aws("get-ebs-default-kms-key-id")["KmsKeyId"] == key
-    assert aws("enable-ebs-encryption-by-default")["EbsEncryptionByDefault"] is True
+    assert ec2.get_ebs_default_kms_key_id()["KmsKeyId"] == key
+    assert ec2.enable_ebs_encryption_by_default()["EbsEncryptionByDefault"] is True
     assert aws("get-ebs-encryption-by-default")["EbsEncryptionByDefault"] is True
     copy = aws("copy-snapshot", "--source-region", HERE, "--source-snapshot-id", source)["SnapshotId"]
-    wait(server.client("ec2"), copy)
-    assert aws("reset-ebs-default-kms-key-id")["KmsKeyId"] == "alias/aws/ebs"
-    assert aws("disable-ebs-encryption-by-default")["EbsEncryptionByDefault"] is False
+    wait(ec2, copy)
+    assert ec2.reset_ebs_default_kms_key_id()["KmsKeyId"] == "alias/aws/ebs"
+    assert ec2.disable_ebs_encryption_by_default()["EbsEncryptionByDefault"] is False
 
     def listed(*filters: str) -> list[str]:
         found = aws("describe-snapshots", "--owner-ids", "self", "--filters", *filters)["Snapshots"]
         return [one["SnapshotId"] for one in found]
 
-    assert listed("Name=encrypted,Values=true") == [copy]
     assert listed(f"Name=volume-id,Values={volume_id}", "Name=tag:night,Values=1,2") == [source]
-    (shown,) = aws("describe-snapshots", "--snapshot-ids", copy)["Snapshots"]
+    (shown,) = ec2.describe_snapshots(Filters=[{"Name": "encrypted", "Values": ["true"]}])["Snapshots"]
+    assert shown["SnapshotId"] == copy
     assert (shown["KmsKeyId"], shown["Progress"]) == (key, "100%")
 
     assert "(DryRunOperation)" in aws("delete-snapshot", "--snapshot-id", source, "--dry-run", fails=True)
-    for snapshot_id in (source, copy):
-        aws("delete-snapshot", "--snapshot-id", snapshot_id)
+    aws("delete-snapshot", "--snapshot-id", source)
+    ec2.delete_snapshot(SnapshotId=copy)
     gone = aws("describe-snapshots", "--snapshot-ids", source, fails=True)
     assert "(InvalidSnapshot.NotFound)" in gone
     assert f"The snapshot '{source}' does not exist." in gone
-    assert aws("describe-snapshots")["Snapshots"] == []
+    assert ec2.describe_snapshots()["Snapshots"] == []
 
 
 def test_snapshots_of_what_is_attached_to_this_machine(place: Place, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -68,11 +69,19 @@ def test_progress_is_of_blocks_stored(call: Caller, volume: Volume) -> None:
         assert call.shown(snapshot_id)["Progress"] == shown
 
 
-def test_looking_gives_an_interrupted_snapshot_another_process(call: Caller, volume: Volume, started: Started) -> None:
-    """As every command does: a waiter would wait for ever otherwise."""
+def test_looking_gives_an_interrupted_snapshot_another_process(
+    call: Caller, volume: Volume, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every command does: a waiter would wait for ever otherwise. Looking often does not start many."""
     snapshot_id = call("CreateSnapshot", VolumeId=volume.volume_id)["SnapshotId"]
+    for _ in range(20):
+        call("DescribeSnapshots")
+    assert started.snapshot_ids == [snapshot_id] * 2
+
+    later = time.monotonic() + 10
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     call("DescribeSnapshots")
-    assert started.snapshot_ids == [snapshot_id, snapshot_id]
+    assert started.snapshot_ids == [snapshot_id] * 3
 
 
 def test_one_whose_deletion_has_begun_is_not_shown(call: Caller, volume: Volume) -> None:
