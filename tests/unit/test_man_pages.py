@@ -37,7 +37,7 @@ def test_the_manual_has_every_setting_with_its_default() -> None:
     """A setting's row in ebscrypt.toml(5) names it and what it is when nothing is said."""
     page = plain("ebscrypt.toml.5")
     settings = config.Settings(paths=config.PathSettings(state="", runtime=""))
-    for section in ("kms", "attach", "events", "audit", "stores"):
+    for section in ("kms", "attach", "events", "audit", "stores", "api"):
         record = getattr(settings, section)
         for name in record.__struct_fields__:
             value = getattr(record, name)
