@@ -11,7 +11,6 @@ Nothing is served before the last step, and whatever fails undoes the ones befor
 from __future__ import annotations
 
 import contextlib
-import time
 from types import TracebackType
 from typing import Self
 
@@ -22,10 +21,10 @@ from ebscrypt.config import Settings
 from ebscrypt.core import Device, SecretMemory
 from ebscrypt.daemon.backing import Backing
 from ebscrypt.daemon.changes import ChangeFile, change_file, opened_device
-from ebscrypt.daemon.filling import fill_file, fill_file_told
-from ebscrypt.errors import BackingError, InvalidParameter, KeyMismatch, NotPermitted, StateError
-from ebscrypt.kms.unwrap import unwrap_key
-from ebscrypt.model import DATA_KEY_SIZE, Access, AttachmentSpec, check_volume_size, format_size
+from ebscrypt.daemon.fill_file import fill_file, fill_file_told
+from ebscrypt.daemon.volume_key import data_key, seal
+from ebscrypt.errors import BackingError, InvalidParameter, KeyMismatch, StateError
+from ebscrypt.model import Access, AttachmentSpec, check_volume_size, format_size
 
 PLAIN_BLOCK_SIZE = 512
 """Logical block size of a plain volume: what the same bytes have on any disk, so that partition tables stay true."""
@@ -188,10 +187,10 @@ def _open_encrypted(
         )
     # Before KMS is asked, whose refusal would not say what is wrong.
     header.token().check_binding(spec.volume_id, spec.kms_key_arn)
-    key = _data_key(spec, header, settings, notes, stored_key)
+    key = data_key(spec, header, settings, notes, stored_key)
     undo.callback(key.wipe)
     if not header.token().sealed:
-        _seal(spec, backing, header, key, notes)
+        seal(spec, backing, header, key, notes)
     try:
         with fill_file(spec, filling=header.filling) as missing, fill_file_told(spec):
             device = opened_device(
@@ -233,75 +232,3 @@ def _read_header(spec: AttachmentSpec, backing: Backing, notes: list[str]) -> lu
         reading = luks2.repair_header(backing.fd, volume_id=spec.volume_id)
         notes.append(f"{reading.repair}; it was written again from the good copy")
     return reading.header
-
-
-def _data_key(
-    spec: AttachmentSpec,
-    header: luks2.Header,
-    settings: Settings,
-    notes: list[str],
-    stored_key: SecretMemory | None,
-) -> SecretMemory:
-    """The volume's data key in secret memory, proved by the header's digest where there is one."""
-    if stored_key is not None:
-        if header.token().sealed and _matches(stored_key, header):
-            return stored_key
-        notes.append("the data key kept from an earlier start is not this volume's: it was wiped, and KMS asked")
-        stored_key.wipe()
-    key = _secret_memory(notes)
-    try:
-        # The unwrap process lacks what this one lacks: that is said once.
-        notes.extend(note for note in _unwrap(spec, header, settings, key) if note not in notes)
-    except BaseException:
-        key.wipe()
-        raise
-    return key
-
-
-def _unwrap(spec: AttachmentSpec, header: luks2.Header, settings: Settings, key: SecretMemory) -> list[str]:
-    token = header.token()
-    notes = unwrap_key(
-        token.wrapped_key,
-        token.encryption_context,
-        token.kms_key_arn,
-        key,
-        deadline=time.monotonic() + settings.kms.deadline,
-        grant_token=spec.grant_token,
-    )
-    if token.sealed and not _matches(key, header):
-        raise KeyMismatch(
-            f"KMS unwrapped a data key that is not that of {token.volume_id}: its header is corrupted or tampered with",
-            hint="bring the header back from a backup: `cryptsetup luksHeaderRestore`",
-        )
-    return notes
-
-
-def _secret_memory(notes: list[str]) -> SecretMemory:
-    try:
-        key = SecretMemory(DATA_KEY_SIZE)
-    except OSError as error:
-        raise NotPermitted(
-            f"no memory can be locked for the data key: {error.strerror}",
-            hint="raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=)",
-        ) from error
-    if key.kind != "memfd_secret":
-        notes.append("the kernel has no memfd_secret: the data key is in locked memory that root can read")
-    if not key.locked:
-        notes.append("the data key's memory is not locked: it may reach swap")
-    return key
-
-
-def _matches(key: SecretMemory, header: luks2.Header) -> bool:
-    digest = header.digest()
-    return key.matches(digest.salt, digest.iterations, digest.hash_name, digest.digest)
-
-
-def _seal(spec: AttachmentSpec, backing: Backing, header: luks2.Header, key: SecretMemory, notes: list[str]) -> None:
-    """Give the header the digest of the key, which creation never saw: from now on a wrong key is known as one."""
-    if spec.read_only:
-        notes.append("the header is not sealed yet: that needs a first attachment that may write")
-        return
-    salt = luks2.new_digest_salt()
-    value = key.digest(salt, luks2.DIGEST_ITERATIONS, luks2.DIGEST_HASH, luks2.DIGEST_SIZE)
-    digest = luks2.Digest(salt=salt, digest=value, iterations=luks2.DIGEST_ITERATIONS, hash_name=luks2.DIGEST_HASH)
-    luks2.write_header(backing.fd, header.with_digest(digest))

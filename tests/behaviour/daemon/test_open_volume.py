@@ -135,7 +135,7 @@ def test_a_context_that_is_not_the_volumes_is_named(bench: Bench, monkeypatch: p
     with Path(spec.backing).open("r+b") as backing:
         luks2.write_header(backing.fileno(), header.with_token(token))
     asked: list[object] = []
-    monkeypatch.setattr("ebscrypt.daemon.volume.unwrap_key", lambda *_, **__: asked.append(None))
+    monkeypatch.setattr("ebscrypt.daemon.volume_key.unwrap_key", lambda *_, **__: asked.append(None))
 
     with pytest.raises(KeyMismatch, match="encryption context in the header"):
         open_volume(spec, bench.settings, [])

@@ -41,7 +41,7 @@ def signed(
     )
     with mock.patch("botocore.auth.get_current_datetime", return_value=when.replace(tzinfo=None)):
         signer.add_auth(asked)
-    url = urlsplit(asked.url)
+    url = urlsplit(str(asked.url))
     sent = {name.lower(): str(value) for name, value in asked.headers.items()}
     return HttpRequest(
         method=method, path=url.path or "/", query=url.query, headers={"host": url.netloc} | sent, body=body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import string
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
@@ -56,7 +57,7 @@ def test_what_botocore_signs_is_accepted(
     assert refused(request, SECRET + "x") == "SignatureDoesNotMatch"
 
 
-TAMPERED = {
+TAMPERED: dict[str, Callable[[HttpRequest], HttpRequest]] = {
     "method": lambda r: dataclasses.replace(r, method="PUT"),
     "path": lambda r: dataclasses.replace(r, path="/snapshots/snap-2/blocks"),
     "path case": lambda r: dataclasses.replace(r, path=r.path.upper()),
@@ -113,7 +114,7 @@ def test_tampering_is_refused(what: str) -> None:
     ],
 )
 def test_what_is_no_signature_is_incomplete(authorization: str) -> None:
-    """A header that is none, or has a part twice or in another form, is refused before any secret is used."""
+    """An Authorization header that is none, has a part twice or in another form is refused."""
     text = authorization.format(c="AKIA/20240229/us-east-1/ec2/aws4_request", s="0" * 64)
     assert refused(changed(signed(body=FORM), authorization=text)) == "IncompleteSignature"
 
@@ -128,7 +129,7 @@ def test_without_a_signature() -> None:
 
 
 def test_the_clock_may_differ_by_a_quarter_of_an_hour() -> None:
-    """15 minutes either way are accepted to the second; a wrong signature hears nothing of the clock."""
+    """15 minutes either way are accepted to the second; a wrong signature hears nothing."""
     request, quarter, second = signed(body=FORM), timedelta(minutes=15), timedelta(seconds=1)
     check(request, now=NOW + quarter)
     check(request, now=NOW - quarter)
