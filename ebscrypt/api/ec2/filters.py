@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -47,7 +46,7 @@ def _test(
         raise ApiError("InvalidParameterValue", f"The filter '{name[:80]}' has no values.")
     values = _values(name, known, tags)
     return lambda item: any(
-        pattern.fullmatch(scalars.write(value)) for value in values(item) if value is not None for pattern in patterns
+        _matches(pattern, scalars.write(value)) for value in values(item) if value is not None for pattern in patterns
     )
 
 
@@ -66,16 +65,42 @@ def _values(
     return known[name]
 
 
+_ANY: Final = "*"
+_ONE: Final = "?"
+_Pattern = tuple[tuple[bool, str], ...]
+"""Characters, and whether each is a wildcard."""
+
+
 @lru_cache(maxsize=1024)
-def _pattern(text: str) -> re.Pattern[str]:
-    """``text`` with its wildcards as a regular expression. Runs of ``*`` are one, so that matching stays quick."""
-    parts: list[str] = []
-    for match in re.finditer(r"\\(.)|(\*+)|(\?)|(.)", text, re.DOTALL):
-        escaped, stars, mark, plain = match.groups()
-        if stars:
-            parts.append(".*")
-        elif mark:
-            parts.append(".")
+def _pattern(text: str) -> _Pattern:
+    parts: list[tuple[bool, str]] = []
+    characters = iter(text)
+    for character in characters:
+        if character == "\\":
+            parts.append((False, next(characters, character)))
         else:
-            parts.append(re.escape(escaped or plain))
-    return re.compile("".join(parts), re.DOTALL)
+            parts.append((character in (_ANY, _ONE), character))
+    return tuple(parts)
+
+
+def _matches(pattern: _Pattern, text: str) -> bool:
+    """Whether all of ``text`` is what ``pattern`` describes.
+
+    Goes back to the last ``*`` only, so it takes len(pattern) × len(text) steps at most: a regular expression with as
+    many ``.*`` could keep the server busy for ever.
+    """
+    at = place = 0
+    star, resume = -1, 0
+    while place < len(text):
+        wild, character = pattern[at] if at < len(pattern) else (False, "")
+        if wild and character == _ANY:
+            star, resume = at, place
+            at += 1
+        elif (wild and character == _ONE) or (character == text[place] and not wild):
+            at, place = at + 1, place + 1
+        elif star >= 0:
+            resume += 1
+            at, place = star + 1, resume
+        else:
+            return False
+    return all(part == (True, _ANY) for part in pattern[at:])
