@@ -55,7 +55,11 @@ class Result:
 
 def fill(served: Served, size: int) -> None:
     """Write the whole volume once with data that no server can call a hole, and let fio verify it."""
-    _fio(served, Load("fill", "write", 1 << 20, 4), ["--size", str(size), "--verify=crc32c", "--do_verify=1"])
+    _fio(
+        served,
+        Load("fill", "write", 1 << 20, 4),
+        ["--size", str(size), "--verify=crc32c", "--do_verify=1", "--verify_state_save=0"],
+    )
 
 
 def measure(served: Served, load: Load, size: int, seconds: float) -> Result:
