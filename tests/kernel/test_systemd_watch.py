@@ -18,7 +18,7 @@ def machine(systemd_machine: Machine) -> Machine:
 @pytest.fixture
 def key(machine: Machine) -> Iterator[str]:
     """A KMS key of the test's own, and a short interval while it runs."""
-    machine.run("printf '[attach]\\nkey_check_interval = 2\\n' >/etc/ebscrypt/config.toml")
+    machine.run("mkdir -p /etc/ebscrypt && printf '[attach]\\nkey_check_interval = 2\\n' >/etc/ebscrypt/config.toml")
     yield machine.run("ebscrypt kms create-key")
     machine.run("rm /etc/ebscrypt/config.toml")
 

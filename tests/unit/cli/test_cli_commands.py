@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,15 +189,22 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     assert ran.out.startswith(f"usage: ebscrypt {command}")
 
 
-def test_every_command_has_output(run: Run) -> None:
-    """--output json everywhere; a command of commands has it on each of them, `completion` prints a script."""
-    del run
-    parsers = next(action for action in build(list(COMMANDS))._actions if action.choices and "create" in action.choices)
-    assert isinstance(parsers.choices, dict)
-    for name, parser in parsers.choices.items():
-        own = next((action.choices for action in parser._actions if isinstance(action.choices, dict)), {name: parser})
+def words_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The commands below a parser, however deep; itself where there are none."""
+    groups = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    if not groups:
+        yield parser
+    for name, below in (item for group in groups for item in group.items()):
         if name != "completion":
-            assert all("--output" in words._option_string_actions for words in own.values()), name
+            yield from words_of(below)
+
+
+def test_every_command_has_output() -> None:
+    """--output json everywhere; a command of commands has it on each of them, `completion` prints a script."""
+    commands = list(words_of(build(list(COMMANDS))))
+
+    assert len(commands) > len(COMMANDS)
+    assert [command.prog for command in commands if "--output" not in command._option_string_actions] == []
 
 
 def test_the_list_of_commands_is_short_and_whole(run: Run) -> None:
