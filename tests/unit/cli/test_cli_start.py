@@ -79,7 +79,7 @@ def test_help_starts_fast(tmp_path: Path) -> None:
 
 
 def test_ls_of_a_thousand_volumes_is_fast(tmp_path: Path) -> None:
-    """At most ten times what an empty Python needs, in CPU time; with SQLAlchemy imported it was thirty times."""
+    """Some eight times what an empty Python needs, in CPU time, never fifteen; with SQLAlchemy it was thirty times."""
     volume = Volume(
         volume_id=new_volume_id(),
         state=VolumeState.AVAILABLE,
