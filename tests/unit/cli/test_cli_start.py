@@ -79,7 +79,7 @@ def test_help_starts_fast(tmp_path: Path) -> None:
 
 
 def test_ls_of_a_thousand_volumes_is_fast(tmp_path: Path) -> None:
-    """Some eight times what an empty Python needs, in CPU time, never fifteen; with SQLAlchemy it was thirty times."""
+    """At most ten times what an empty Python needs, in CPU time; with SQLAlchemy imported it was thirty times."""
     volume = Volume(
         volume_id=new_volume_id(),
         state=VolumeState.AVAILABLE,
@@ -101,4 +101,4 @@ def test_ls_of_a_thousand_volumes_is_fast(tmp_path: Path) -> None:
             f"INSERT INTO volumes SELECT {', '.join(copied)} FROM numbers, volumes"
         )
 
-    assert cpu_seconds(tmp_path, "-m", "ebscrypt.cli.main", "ls") <= 15 * cpu_seconds(tmp_path, "-c", "pass")
+    assert cpu_seconds(tmp_path, "-m", "ebscrypt.cli.main", "ls") <= 10 * cpu_seconds(tmp_path, "-c", "pass")
