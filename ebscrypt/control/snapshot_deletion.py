@@ -6,8 +6,6 @@ The manifest is removed and the pins are released, then the row goes: nothing is
 from __future__ import annotations
 
 import contextlib
-import time
-from typing import Final
 
 from ebscrypt.control import attached_source, faultpoints, locks, upload
 from ebscrypt.control.site import Site
@@ -16,14 +14,18 @@ from ebscrypt.model import Snapshot, SnapshotState
 from ebscrypt.stores.addresses import open_store
 from ebscrypt.stores.publish import release_pins
 
-_POLL: Final = 0.05
-
 
 def finish_deletion(site: Site, snapshot: Snapshot, *, force: bool = False) -> None:
-    """The rest of a deletion that was noted; safe to repeat. The caller holds the snapshot's lock."""
+    """The rest of a deletion that was noted; safe to repeat. The caller holds the snapshot's lock.
+
+    While another snapshot builds on it nothing is removed, and a note says so: `storing` goes on when that one has
+    ended, as does any later command.
+    """
     if snapshot.state is SnapshotState.PENDING and snapshot.copied_from is None:
         attached_source.give_up(site.settings, snapshot.volume_id, snapshot.snapshot_id)
-    _wait_for_builders(site, snapshot)
+    if (builder := builder_on(site, snapshot)) is not None:
+        site.notes.append(f"{snapshot.snapshot_id} goes when {builder.snapshot_id}, which builds on it, is stored")
+        return
     try:
         _remove_from_store(site, snapshot)
     except StoreError as error:
@@ -40,18 +42,15 @@ def finish_deletion(site: Site, snapshot: Snapshot, *, force: bool = False) -> N
     locks.forget(site.settings, snapshot.snapshot_id)
 
 
-def _wait_for_builders(site: Site, snapshot: Snapshot) -> None:
-    """Let a snapshot that builds on this one, and has just begun, pin its blocks first: some tenths of a second.
+def builder_on(site: Site, snapshot: Snapshot) -> Snapshot | None:
+    """The pending snapshot that may need this one's manifest: what did not change in between is only listed there.
 
-    No other can begin to build on it, since its deletion is noted. One that nobody works on is not waited for.
+    Its storing process may die and another begin anew, so it needs it to its end. No other can begin to build on a
+    snapshot whose deletion is noted.
     """
-    deadline = time.monotonic() + site.settings.attach.start_timeout
-    while time.monotonic() < deadline:
-        pending = site.catalog.snapshots.list(SnapshotState.PENDING, volume_id=snapshot.volume_id)
-        builders = (other for other in pending if other.parent == snapshot.snapshot_id and other.bytes_total == 0)
-        if not any(attached_source.is_of_attachment(site, builder) for builder in builders):
-            return
-        time.sleep(_POLL)
+    pending = site.catalog.snapshots.list(SnapshotState.PENDING, volume_id=snapshot.volume_id)
+    builders = (other for other in pending if other.parent == snapshot.snapshot_id and not other.deleting)
+    return next((other for other in builders if attached_source.is_of_attachment(site, other)), None)
 
 
 def _remove_from_store(site: Site, snapshot: Snapshot) -> None:

@@ -77,6 +77,15 @@ def settle_snapshot(site: Site, snapshot_id: str) -> None:
             continue_copy(site, snapshot)
         elif snapshot.state is SnapshotState.PENDING and not upload.is_open(site, snapshot):
             store_snapshot(site, snapshot)
+            stack.callback(_finish_parent, site, snapshot)
+
+
+def _finish_parent(site: Site, snapshot: Snapshot) -> None:
+    """Go on with the deletion of the snapshot that this one was built on, if that has been waiting for its end."""
+    for other in site.catalog.snapshots.unsettled():
+        if other.deleting and other.snapshot_id == snapshot.parent:
+            with contextlib.suppress(StateError):  # the next command starts it
+                start_storing(site, other.snapshot_id)
 
 
 def store_snapshot(site: Site, snapshot: Snapshot) -> None:

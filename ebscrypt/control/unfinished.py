@@ -79,12 +79,14 @@ def settle_snapshots(site: Site) -> None:
 
 def _settle(site: Site, snapshot: Snapshot) -> None:
     # Imported when there is something to do: it is what every command would wait for otherwise.
-    from ebscrypt.control import copy_undone, locks, rewrap_snapshot, storing, upload  # noqa: PLC0415
+    from ebscrypt.control import copy_undone, locks, rewrap_snapshot, snapshot_deletion, storing, upload  # noqa: PLC0415
 
     snapshot_id = snapshot.snapshot_id
     if storing.is_stored_now(site, snapshot_id):
         return
     if snapshot.state is SnapshotState.PENDING and not snapshot.deleting and upload.is_open(site, snapshot):
+        return
+    if snapshot.deleting and snapshot_deletion.builder_on(site, snapshot) is not None:
         return
     if snapshot.deleting or (snapshot.state is SnapshotState.PENDING and _goes_on(site, snapshot)):
         storing.start_storing(site, snapshot_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +20,7 @@ from ebscrypt.control.resize import resize_volume
 from ebscrypt.control.site import Site
 from ebscrypt.control.snapshots import create_snapshot, delete_snapshot, sweep_store
 from ebscrypt.control.storing import settle_snapshot
+from ebscrypt.control.unfinished import settle_snapshots
 from ebscrypt.daemon import snapshot_view, snapshotting
 from ebscrypt.daemon.client import DaemonClient
 from ebscrypt.errors import InvalidParameter, SnapshotLimit, SnapshotNotFound, StateError
@@ -350,18 +350,23 @@ def test_a_spool_that_is_full(
     assert take(site, plain_volume).state is COMPLETED
 
 
-def test_a_base_that_is_deleted_at_once(site: Site, plain_volume: Volume, there: Attached) -> None:
-    """Who deletes it waits until what builds on it has pinned its blocks; nothing of either is lost."""
-    write(there, {0: 1, 1: 2})
+@pytest.mark.parametrize("force", [False, True])
+def test_a_base_that_is_deleted_at_once(
+    site: Site, plain_volume: Volume, there: Attached, monkeypatch: pytest.MonkeyPatch, *, force: bool
+) -> None:
+    """It goes when what builds on it is stored, whoever dies at that work meanwhile; nothing of either is lost."""
+    write(there, {0: 1, 1: 2, 2: 3})
     base = take(site, plain_volume)
     write(there, {1: 3})
     snapshot = create_snapshot(site, plain_volume.volume_id)
-    with Site(site.settings) as other:
-        deleting = threading.Thread(target=delete_snapshot, args=(other, base.snapshot_id))
-        deleting.start()
-        wait_until(lambda: site.catalog.snapshots.get(base.snapshot_id).deleting)
-        done = settled(site, snapshot)
-        deleting.join(30)
+
+    delete_snapshot(site, base.snapshot_id, force=force)
+    assert f"goes when {snapshot.snapshot_id}, which builds on it, is stored" in site.notes[-1]
+    settle_snapshots(site)
+    assert site.catalog.snapshots.get(base.snapshot_id).deleting
+    monkeypatch.setattr(storing, "start_storing", storing.settle_snapshot)
+    done = settled(site, snapshot)
+    assert [left.snapshot_id for left in site.catalog.snapshots.list()] == [snapshot.snapshot_id]
     storing_inline.age(site)
     sweep_store(site, "local")
 
